@@ -1,0 +1,106 @@
+"""One-line explanations of what Hydra refuses on the command line.
+
+Hydra's own messages name a grammar rule or advise ``+key=value``, which would only move the error
+to ``parse``. These name the key, the value, what is known there, and the quoting that works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import shlex
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+
+__all__ = ["explain_hydra_error", "quote_override"]
+
+
+def quote_override(override: str) -> str:
+    """Quote ``key=value`` for Hydra and for the shell: ``'input="/a=b"'``.
+
+    A value in brackets is taken for a list and each element is quoted.
+    """
+    key, _, value = override.partition("=")
+    if value.startswith("[") and value.endswith("]"):
+        quoted = "[" + ",".join(_quote(v.strip()) for v in value[1:-1].split(",")) + "]"
+    else:
+        quoted = _quote(value)
+    return shlex.quote(f"{key}={quoted}")
+
+
+def explain_hydra_error(
+    error: HydraException, schema: type[Any], arguments: Sequence[str] | None = None
+) -> str:
+    """Say in one line what is wrong with the override that made Hydra raise ``error``."""
+    text = str(error)
+    if isinstance(error, MissingConfigException):
+        return _explain_missing_group(text)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    refused = re.match(r"Could not override '([^']+)'", text)
+    if refused:
+        return _explain_unknown_key(refused.group(1), schema, arguments)
+    for argument in arguments:
+        if not argument.startswith("-") and not _parses_alone(argument):
+            if "=" not in argument:
+                return f"{argument!r} is not an override: give KEY=VALUE."
+            return f"{argument!r} does not parse; quote the value: {quote_override(argument)}"
+    return " ".join(text.split("\n")[0].split())
+
+
+def _quote(value: str) -> str:
+    bare = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+    return '"' + bare.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _parses_alone(argument: str) -> bool:
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except OverrideParseException:
+        return False
+    return not override.is_sweep_override()
+
+
+def _explain_missing_group(text: str) -> str:
+    wanted = re.search(r"Could not find '([^']+)'", text)
+    options = re.findall(r"^\t([^\t=]+)$", text, flags=re.MULTILINE)
+    if not wanted:
+        return text.splitlines()[0]
+    group, _, name = wanted.group(1).rpartition("/")
+    key = f"{group}={name}" if group else f"--config-name {name}"
+    near = difflib.get_close_matches(name, options, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{key} is not known. Known: {', '.join(options)}.{hint}"
+
+
+def _explain_unknown_key(key: str, schema: type[Any], arguments: Sequence[str]) -> str:
+    value = next((a.partition("=")[2] for a in arguments if a.lstrip("+").startswith(key)), "")
+    node: Any = schema
+    done: list[str] = []
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(node):
+            break
+        known = [f.name for f in dataclasses.fields(node)]
+        if part not in known:
+            return _unknown_part(key, value, ".".join(done), part, known)
+        done.append(part)
+        node = _without_none(typing.get_type_hints(node)[part])
+    return f"{key}={value} cannot be set: {'.'.join(done)} takes no such key."
+
+
+def _unknown_part(key: str, value: str, parent: str, part: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(part, known, n=1)
+    prefix = f"{parent}." if parent else ""
+    hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+    where = f"under {parent}" if parent else "here"
+    return f"{key}={value} is not known. Known keys {where}: {', '.join(known)}.{hint}"
+
+
+def _without_none(hint: Any) -> Any:
+    options = [o for o in typing.get_args(hint) if o is not type(None)]
+    return options[0] if typing.get_origin(hint) is not None and len(options) == 1 else hint
