@@ -1,0 +1,200 @@
+"""Masks drawn over pictures, and whole videos with their masks and their own sound.
+
+An overlay is a stream: a frame is decoded, tinted, encoded and forgotten, at its original time, so
+memory does not depend on the length. Sound is copied packet by packet where mp4 can carry the
+codec, which is lossless and keeps it in step; other codecs become AAC.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from avs.errors import MediaError
+from avs.media.containers import DECODER_ERRORS, decoder_reason, open_container
+from avs.media.frames import resize_frames
+from avs.media.masks import resize_mask, voc_palette
+from avs.media.muxing import (
+    COPIED_CODECS,
+    CopiedSound,
+    EncodedPicture,
+    EncodedSound,
+    start_of,
+)
+from avs.media.probing import find_video_stream, probe
+from avs.media.readers import SAMPLE_OFFSET_S, upright
+
+__all__ = ["blend_mask", "mask_palette", "write_overlay"]
+
+_ACCENT = (255, 90, 30)
+_EPSILON_S = 1e-3
+
+
+def mask_palette(num_classes: int) -> NDArray[np.uint8]:
+    """Colours [num_classes, 3] of an overlay: one bright colour for one object class, else VOC."""
+    return (
+        np.array([(0, 0, 0), _ACCENT], np.uint8) if num_classes <= 2 else voc_palette(num_classes)
+    )
+
+
+def blend_mask(
+    frame: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    *,
+    opacity: float = 0.5,
+    palette: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """Frame [H, W, 3] with each class of ``mask`` [H, W] tinted and outlined; 0 is left as it is.
+
+    ``palette`` [C, 3] gives the colours, by default :func:`mask_palette` of the largest class.
+    The outline is one pixel for every 300 of the shorter side and lies within the object.
+    """
+    if mask.shape != frame.shape[:2]:
+        raise ValueError(f"mask {list(mask.shape)} does not fit frame {list(frame.shape)}")
+    out = frame.copy()
+    is_object = mask > 0
+    if not is_object.any():
+        return out
+    colours = mask_palette(int(mask.max()) + 1) if palette is None else palette
+    tint = colours[mask[is_object]].astype(np.float32)
+    mixed = (1 - opacity) * frame[is_object].astype(np.float32) + opacity * tint
+    out[is_object] = np.rint(mixed).astype(np.uint8)
+    edge = _edges(mask, 1 + min(mask.shape) // 300)
+    out[edge] = (colours[mask[edge]].astype(np.uint16) + 2 * 255) // 3
+    return out
+
+
+def _edges(mask: NDArray[np.uint8], width_px: int) -> NDArray[np.bool_]:
+    """Object pixels within ``width_px`` of another class."""
+    edge = np.zeros(mask.shape, np.bool_)
+    for step in range(1, width_px + 1):
+        if step >= min(mask.shape):
+            break
+        below = mask[step:] != mask[:-step]
+        beside = mask[:, step:] != mask[:, :-step]
+        edge[step:] |= below
+        edge[:-step] |= below
+        edge[:, step:] |= beside
+        edge[:, :-step] |= beside
+    return edge & (mask > 0)
+
+
+def write_overlay(
+    video_path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    masks: Sequence[NDArray[np.uint8]],
+    mask_time_s: Sequence[float],
+    opacity: float = 0.5,
+    hold_before_s: float = SAMPLE_OFFSET_S,
+    palette: NDArray[np.uint8] | None = None,
+) -> None:
+    """Write the video as H.264 mp4 with its masks drawn in and its own sound.
+
+    Every frame is kept, at its displayed size (odd sides gain one repeated line) and time. Mask k
+    [H, W] (resized to the frame) holds from ``mask_time_s[k] - hold_before_s``, in seconds from the
+    first frame, until the next one; with masks for every frame pass ``hold_before_s=0``. Raises
+    MediaError, and then ``out_path`` is untouched.
+    """
+    if len(masks) != len(mask_time_s):
+        raise ValueError(f"{len(masks)} masks but {len(mask_time_s)} times")
+    info = probe(video_path)
+    num_classes = 1 + max((int(mask.max(initial=0)) for mask in masks), default=0)
+    painter = _Painter(
+        masks=masks,
+        from_s=np.asarray(mask_time_s, np.float64) - hold_before_s,
+        opacity=opacity,
+        palette=mask_palette(num_classes) if palette is None else palette,
+        size_px=(info.height_px, info.width_px),
+    )
+    target = Path(out_path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            _transcode(video_path, partial, painter, copy_sound=True)
+        except DECODER_ERRORS:
+            # Odd sound packets that mp4 refuses; damage in the picture fails again below.
+            _transcode(video_path, partial, painter, copy_sound=False)
+        partial.replace(target)
+    except DECODER_ERRORS as error:
+        raise MediaError(
+            f"{video_path}: the overlay cannot be written ({decoder_reason(error)})"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Painter:
+    """Draws the mask that holds at a time, on frames brought to one even size."""
+
+    masks: Sequence[NDArray[np.uint8]]
+    from_s: NDArray[np.float64]
+    opacity: float
+    palette: NDArray[np.uint8]
+    size_px: tuple[int, int]
+
+    @property
+    def even_size_px(self) -> tuple[int, int]:
+        """(height, width) of the frames that come out."""
+        return self.size_px[0] + self.size_px[0] % 2, self.size_px[1] + self.size_px[1] % 2
+
+    def paint(self, frame: VideoFrame, time_s: float) -> NDArray[np.uint8]:
+        """Decoded frame at ``time_s`` from the first one: upright, tinted, of even size."""
+        pixels = resize_frames(upright(frame)[None], self.size_px)[0]
+        index = int(np.searchsorted(self.from_s, time_s + _EPSILON_S, side="right")) - 1
+        if index >= 0:
+            mask = resize_mask(self.masks[index], self.size_px)
+            pixels = blend_mask(pixels, mask, opacity=self.opacity, palette=self.palette)
+        height, width = self.size_px
+        return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def _transcode(
+    video_path: str | os.PathLike[str], partial: Path, painter: _Painter, *, copy_sound: bool
+) -> None:
+    """One pass over the packets: the picture decoded, painted, encoded; the sound passed on."""
+    source, name = open_container(video_path)
+    with (
+        source,
+        av.open(
+            f"file:{partial.resolve()}",
+            mode="w",
+            format="mp4",
+            container_options={"movflags": "+faststart"},
+        ) as sink,
+    ):
+        stream = find_video_stream(str(video_path), source)
+        stream.codec_context.thread_count = 1
+        audio = source.streams.best("audio")
+        start_s = start_of(source)
+        picture = EncodedPicture(sink, stream, painter.even_size_px, start_s)
+        sound = None
+        if isinstance(audio, AudioStream):
+            is_copied = copy_sound and audio.codec.canonical_name in COPIED_CODECS
+            sound = (CopiedSound if is_copied else EncodedSound)(sink, audio, start_s)
+        first_s: float | None = None
+        for packet in source.demux([stream] if sound is None else [stream, audio]):
+            if packet.stream.index != stream.index:
+                if sound is not None:
+                    sound.add(packet)
+                continue
+            for frame in stream.decode(packet):
+                # avi stores no display times: frames follow each other at its rate
+                pts = None if name == "avi" else frame.pts
+                time_s = picture.next_time_s if pts is None else (frame.time or 0.0)
+                if first_s is None:
+                    first_s = time_s
+                picture.add(painter.paint(frame, time_s - first_s), pts)
+        picture.finish()
+        if sound is not None:
+            sound.finish()
