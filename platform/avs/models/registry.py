@@ -1,0 +1,75 @@
+"""Models by name.
+
+A literal table: a new model is one module (an options dataclass and a build function) and one line
+here; the parametrised tests find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from avs.errors import ConfigError
+from avs.models.tpavi import TpaviOptions, build_tpavi
+
+__all__ = ["MODELS", "ModelEntry", "build_model", "model_options"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelEntry:
+    """build(backbone=, backbone_weights=, num_classes=, options=) and the class of ``options``."""
+
+    build: Callable[..., nn.Module]
+    options: type[Any]
+
+
+MODELS: dict[str, ModelEntry] = {
+    "tpavi": ModelEntry(build=build_tpavi, options=TpaviOptions),
+}
+
+
+def build_model(
+    name: str,
+    *,
+    backbone: str,
+    num_classes: int,
+    backbone_weights: str = "random",
+    **options: Any,
+) -> nn.Module:
+    """Build a segmenter (``ModelInput -> ModelOutput``).
+
+    backbone: any timm name with strides 4, 8, 16, 32. num_classes: 1 (binary) or the number of
+    classes with background. backbone_weights: "random", "timm" or a path / s3:// URI.
+    options: the fields of the model's options class (``MODELS[name].options``).
+    Raises ConfigError for an unknown name or option, WeightsError for weights.
+    """
+    parsed = model_options(name, options)
+    if num_classes < 1:
+        raise ConfigError(f"model.num_classes={num_classes}: at least 1")
+    return MODELS[name].build(
+        backbone=backbone,
+        backbone_weights=backbone_weights,
+        num_classes=num_classes,
+        options=parsed,
+    )
+
+
+def model_options(name: str, options: dict[str, Any]) -> Any:
+    """Check ``options`` for the model ``name`` and return them as its options dataclass."""
+    if name not in MODELS:
+        raise ConfigError(f"model.name={name!r} is unknown; known: {', '.join(MODELS)}")
+    known = option_names(name)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"model.options of {name}: {', '.join(unknown)} unknown; known: {', '.join(known)}"
+        )
+    return MODELS[name].options(**options)
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """Names of the options that a known model takes."""
+    return tuple(option.name for option in fields(MODELS[name].options))

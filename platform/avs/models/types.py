@@ -1,0 +1,74 @@
+"""What models and audio networks take and give.
+
+One input and one output type for every model keeps the training loop, the losses and the Predictor
+free of model names; the price is fields that are None where a model has no such thing.
+
+Shapes: B clips, T frames, H x W pixels, K classes, C channels, D embedding width, N examples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+__all__ = ["AudioNetwork", "AudioOutput", "ModelInput", "ModelOutput"]
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelInput:
+    """One batch for a segmenter.
+
+    frames: [B, T, 3, H, W] float, ImageNet-normalised. audio_embedding: [B, T, D].
+    audio_logits: [B, T, 527] AudioSet class logits, or None.
+    frame_valid: [B, T] bool, False = padding, or None when every frame is real.
+    """
+
+    frames: Tensor
+    audio_embedding: Tensor
+    audio_logits: Tensor | None = None
+    frame_valid: Tensor | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelOutput:
+    """What a segmenter returns; fields are None where a model has none.
+
+    logits: [B, T, K, H, W] at the size of the frames, no sigmoid or softmax.
+    fused_maps: per stage (strides 4, 8, 16, 32) [B, T, C, h, w], after ReLU.
+    projected_audio: per stage [B, T, C], None for a stage without audio fusion.
+    aux_logits, embeddings, objects: for models with further heads.
+    """
+
+    logits: Tensor
+    fused_maps: tuple[Tensor, ...] | None = None
+    projected_audio: tuple[Tensor | None, ...] | None = None
+    aux_logits: Tensor | None = None
+    embeddings: Tensor | None = None
+    objects: dict[str, Tensor] | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class AudioOutput:
+    """embedding: [N, D]. logits: [N, 527] AudioSet class logits, or None."""
+
+    embedding: Tensor
+    logits: Tensor | None = None
+
+
+class AudioNetwork(nn.Module):
+    """Base of the audio networks: ``forward(x) -> AudioOutput`` for N examples.
+
+    ``input_kind`` is "log_mel" (x is [N, 1, 96, 64]) or "waveform" (x is [N, samples] at 16 kHz).
+    ``log_offset`` is what the log-mel front end adds before the logarithm. ``trainable`` is False
+    for networks that stay frozen and in eval mode.
+    """
+
+    input_kind: str
+    embedding_dim: int
+    log_offset: float
+    trainable: bool
+
+    def forward(self, x: Tensor) -> AudioOutput:
+        """Embed N examples."""
+        raise NotImplementedError

@@ -1,0 +1,78 @@
+"""Unknown names say what is known; the configuration is checked at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from avs.errors import ConfigError
+from avs.models import AUDIO_NETWORKS, MODELS, ModelConfig, build_audio_network, build_model
+
+
+def config(**changes: Any) -> ModelConfig:
+    values: dict[str, Any] = {
+        "name": "tpavi",
+        "backbone": "resnet10t",
+        "backbone_weights": "random",
+        "audio_network": "small",
+        "audio_weights": "random",
+        "num_classes": 1,
+        "options": {"fusion_width": 16},
+    }
+    return ModelConfig(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "tpavy"}, ["model.name='tpavy'", *MODELS]),
+        ({"audio_network": "vgg"}, ["model.audio_network='vgg'", *AUDIO_NETWORKS]),
+        ({"options": {"fusion_widht": 1}}, ["fusion_widht", "fusion_width", "temporal_group"]),
+        ({"options": {"fusion_width": 3}}, ["fusion_width=3"]),
+        ({"num_classes": 0}, ["num_classes=0"]),
+        ({"audio_weights": ""}, ["audio_weights is empty"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_known_ones(
+    changes: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(**changes)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_builders_refuse_unknown_names_themselves() -> None:
+    with pytest.raises(ConfigError, match=r"known: .*tpavi"):
+        build_model("none", backbone="resnet10t", num_classes=1)
+    with pytest.raises(ConfigError, match=r"known: .*small, vggish"):
+        build_audio_network("none", weights="random")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "message"),
+    [
+        ("resnet10tt", {}, "not a timm model; known ones include .*resnet10t"),
+        ("vit_tiny_patch16_224", {}, r"vit_tiny_patch16_224.*\[4, 8, 16, 32\] are needed"),
+        ("vgg11", {"drop_path": 0.1}, "model.backbone='vgg11' does not take .*drop_path"),
+    ],
+)
+def test_backbones_that_cannot_be_used(
+    backbone: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model("tpavi", backbone=backbone, num_classes=1, **options)
+
+
+def test_drop_path_reaches_the_backbone() -> None:
+    names = [
+        {type(module).__name__ for module in build(drop_path).modules()} for drop_path in (0.0, 0.1)
+    ]
+    assert "DropPath" not in names[0]
+    assert "DropPath" in names[1]
+
+
+def build(drop_path: float) -> Any:
+    return build_model(
+        "tpavi", backbone="pvt_v2_b0", num_classes=1, fusion_width=8, drop_path=drop_path
+    )

@@ -1,0 +1,122 @@
+"""Behaviour of the TPAVI model on a tiny backbone: any T and size, its options, padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from avs.errors import ConfigError
+from avs.models import MODELS, ModelInput, ModelOutput, build_model
+from avs.models.tpavi import TpaviSegmenter
+
+
+def tiny(**options: Any) -> TpaviSegmenter:
+    torch.manual_seed(0)
+    options = {"fusion_width": 16} | options
+    model = build_model("tpavi", backbone="resnet10t", num_classes=2, **options)
+    assert isinstance(model, TpaviSegmenter)
+    for block in model.fusions.values():  # published start is 0: then sound has no effect yet
+        torch.nn.init.ones_(block.bn.weight)
+    return model.eval()
+
+
+def clip(*, num_frames: int = 4, size: tuple[int, int] = (64, 64)) -> ModelInput:
+    generator = torch.Generator().manual_seed(1)
+    return ModelInput(
+        frames=torch.randn(2, num_frames, 3, *size, generator=generator),
+        audio_embedding=torch.randn(2, num_frames, 128, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("num_frames", range(1, 8))
+@torch.no_grad()
+def test_any_number_of_frames(num_frames: int) -> None:
+    output = tiny()(clip(num_frames=num_frames))
+    assert output.logits.shape == (2, num_frames, 2, 64, 64)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (70, 101), (33, 64)])
+@torch.no_grad()
+def test_logits_have_the_size_of_the_frames(size: tuple[int, int]) -> None:
+    assert tiny()(clip(num_frames=1, size=size)).logits.shape[-2:] == size
+
+
+@pytest.mark.parametrize(
+    "backbone", ["pvt_v2_b0", "mobilenetv2_050", "swin_tiny_patch4_window7_224"]
+)
+@torch.no_grad()
+def test_other_backbones_and_sizes(backbone: str) -> None:
+    model = build_model("tpavi", backbone=backbone, num_classes=1, fusion_width=8).eval()
+    assert model(clip(num_frames=1, size=(96, 64))).logits.shape == (2, 1, 1, 96, 64)
+
+
+@torch.no_grad()
+def test_chosen_stages_fuse_and_the_others_pass_the_neck_through() -> None:
+    model = tiny(fusion_stages=(3, 4))
+    output: ModelOutput = model(clip())
+    assert sorted(model.fusions) == ["3", "4"]
+    assert output.projected_audio is not None
+    assert [audio is not None for audio in output.projected_audio] == [False, False, True, True]
+    assert output.fused_maps is not None
+    stage_1 = model.necks[0](model.backbone(clip().frames.flatten(0, 1))[0]).relu()
+    torch.testing.assert_close(output.fused_maps[0].flatten(0, 1), stage_1)
+
+
+@torch.no_grad()
+def test_temporal_group_keeps_groups_apart() -> None:
+    x, changed = clip(), clip()
+    changed.audio_embedding[:, 2:] += 3.0
+    grouped, together = tiny(temporal_group=2), tiny()
+    first = slice(0, 2)
+    assert torch.equal(grouped(x).logits[:, first], grouped(changed).logits[:, first])
+    assert not torch.allclose(together(x).logits[:, first], together(changed).logits[:, first])
+    with pytest.raises(ConfigError, match=r"temporal_group=3.*4 frames"):
+        tiny(temporal_group=3)(clip())
+
+
+@torch.no_grad()
+def test_without_audio_the_sound_changes_nothing() -> None:
+    x, changed = clip(), clip()
+    changed.audio_embedding += 3.0
+    assert torch.equal(tiny(use_audio=False)(x).logits, tiny(use_audio=False)(changed).logits)
+    assert not torch.allclose(tiny()(x).logits, tiny()(changed).logits)
+
+
+@torch.no_grad()
+def test_padded_frames_have_zero_logits_and_maps() -> None:
+    x = clip()
+    x.frame_valid = torch.tensor([[True] * 4, [True, True, False, False]])
+    output: ModelOutput = tiny()(x)
+    assert float(output.logits[1, 2:].abs().max()) == 0.0
+    assert float(output.logits[1, :2].abs().min()) > 0.0
+    assert output.fused_maps is not None
+    assert all(float(fused[1, 2:].abs().max()) == 0.0 for fused in output.fused_maps)
+    plain = tiny()(clip())
+    assert torch.equal(output.logits[0], plain.logits[0])
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
+    for options in ({}, {"use_audio": False} if name == "tpavi" else {}):
+        model = build_model(name, backbone="resnet10t", num_classes=1, fusion_width=16, **options)
+        model(clip(num_frames=2)).logits.sum().backward()
+        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fusion_stages": (0, 4)}, "fusion_stages"),
+        ({"fusion_stages": ()}, "fusion_stages"),
+        ({"fusion_width": 15}, "fusion_width=15"),
+        ({"temporal_group": 0}, "temporal_group=0"),
+        ({"drop_path": 1.5}, "drop_path=1.5"),
+        ({"audio_dim": 0}, "audio_dim=0"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(**options)

@@ -1,0 +1,153 @@
+"""Losses: the published rules, frames without ground truth, ignored pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from avs.errors import ConfigError
+from avs.losses import (
+    DiceForm,
+    LossConfig,
+    LossKind,
+    bce_first_frame,
+    bce_masked,
+    compute_loss,
+    cross_entropy_masked,
+    soft_dice,
+)
+from avs.models.types import ModelOutput
+
+BINARY = LossConfig(kind=LossKind.BINARY, mapping_weight=0.5, dice_weight=1.0)
+SEMANTIC = LossConfig(kind=LossKind.SEMANTIC, mapping_weight=0.5)
+
+
+def output(num_classes: int = 1) -> ModelOutput:
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).requires_grad_()
+
+    return ModelOutput(
+        logits=leaf(2, 3, num_classes, 8, 8),
+        fused_maps=(leaf(2, 3, 4, 2, 2), leaf(2, 3, 4, 1, 1)),
+        projected_audio=(leaf(2, 3, 4), None),
+    )
+
+
+def masks(num_classes: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, num_classes, (2, 3, 8, 8), generator=generator, dtype=torch.uint8)
+
+
+def test_a_mask_on_the_first_frame_only_is_the_s4_rule() -> None:
+    valid = torch.tensor([[True, False, False]] * 2)
+    logits = output().logits.detach()
+    expected = F.binary_cross_entropy_with_logits(logits[:, 0, 0], masks()[:, 0].float())
+    torch.testing.assert_close(bce_masked(logits, masks(), valid), expected)
+    torch.testing.assert_close(bce_first_frame(logits, masks()), expected)
+
+
+def test_every_class_but_background_is_foreground_in_a_binary_loss() -> None:
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    logits = output().logits
+    assert torch.equal(bce_masked(logits, masks() * 7, valid), bce_masked(logits, masks(), valid))
+
+
+@pytest.mark.parametrize(("config", "num_classes"), [(BINARY, 1), (SEMANTIC, 4)])
+def test_no_ground_truth_gives_zero_with_a_graph(config: LossConfig, num_classes: int) -> None:
+    result = output(num_classes)
+    valid = torch.zeros(2, 3, dtype=torch.bool)
+    loss = compute_loss(result, masks(), valid, config=config)["loss"]
+    loss.backward()
+    assert loss.item() == 0.0
+    assert result.logits.grad is not None
+    assert not result.logits.grad.any()
+
+
+@pytest.mark.parametrize(("config", "num_classes"), [(BINARY, 1), (SEMANTIC, 4)])
+def test_the_total_is_the_weighted_sum_and_frames_without_truth_do_not_count(
+    config: LossConfig, num_classes: int
+) -> None:
+    valid = torch.tensor([[True, False, True], [False, True, True]])
+    result, target = output(num_classes), masks(max(num_classes, 2))
+    losses = compute_loss(result, target, valid, config=config)
+    weights = {"mapping": 0.5}
+    parts = {name: value for name, value in losses.items() if name != "loss"}
+    total = sum(weights.get(name, 1.0) * value.item() for name, value in parts.items())
+    assert losses["loss"].item() == pytest.approx(total)
+    assert not any(value.requires_grad for value in parts.values())
+
+    changed = target.clone()
+    changed[~valid] = 0
+    assert result.projected_audio is not None
+    audio = result.projected_audio[0]
+    assert audio is not None
+    with torch.no_grad():
+        result.logits[~valid] += 1.0
+        audio[~valid] += 1.0
+    again = compute_loss(result, changed, valid, config=config)
+    assert again["loss"].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_ignored_pixels_do_not_count() -> None:
+    logits = output(4).logits.detach()
+    target = masks(4)
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    target[:, :, 4:] = 255
+    half = cross_entropy_masked(logits[..., :4, :], target[:, :, :4], valid)
+    torch.testing.assert_close(cross_entropy_masked(logits, target, valid), half)
+    target[:] = 255
+    assert cross_entropy_masked(logits, target, valid).item() == 0.0
+
+
+def test_dice_of_a_perfect_and_of_an_empty_frame() -> None:
+    target = torch.zeros(1, 2, 8, 8, dtype=torch.uint8)
+    target[0, 0, :4] = 1
+    logits = (target.float() * 200 - 100)[:, :, None]
+    first, second = torch.tensor([[True, False]]), torch.tensor([[False, True]])
+    assert soft_dice(logits, target, first).item() == pytest.approx(0.0, abs=1e-6)
+    assert soft_dice(logits, target, second).item() == pytest.approx(0.0, abs=1e-6)
+    assert soft_dice(logits, target, second, form=DiceForm.C3N).item() == pytest.approx(-1.0)
+    assert soft_dice(-logits, target, first).item() > 0.9
+
+
+def test_the_mapping_term_is_zero_where_sound_and_picture_agree() -> None:
+    result = output()
+    assert result.fused_maps is not None
+    flat = torch.zeros(2, 3, 4)
+    agreeing = ModelOutput(
+        logits=result.logits,
+        fused_maps=(torch.ones(2, 3, 4, 2, 2),),
+        projected_audio=(flat,),
+    )
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    assert compute_loss(agreeing, masks(), valid, config=BINARY)["mapping"].item() == pytest.approx(
+        0.0, abs=1e-6
+    )
+    assert compute_loss(result, masks(), valid, config=BINARY)["mapping"].item() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": LossKind.BINARY, "mapping_weight": -1.0}, "mapping_weight=-1"),
+        ({"kind": LossKind.BINARY, "bce_weight": 0.0}, "nothing to train on"),
+        ({"kind": LossKind.SEMANTIC, "dice_weight": 1.0}, "dice_weight=1.0"),
+    ],
+)
+def test_bad_weights_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LossConfig(**values)
+
+
+def test_a_model_without_fusion_cannot_have_a_mapping_term() -> None:
+    plain = ModelOutput(logits=output().logits)
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ConfigError, match="mapping_weight"):
+        compute_loss(plain, masks(), valid, config=BINARY)
+    with pytest.raises(ValueError, match="do not fit"):
+        compute_loss(plain, masks()[..., :4], valid, config=BINARY)
