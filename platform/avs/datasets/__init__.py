@@ -1,0 +1,65 @@
+"""Data sets: where the clips are. To add one: a module, a line in ``DATASETS``, a YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from avs.config import choice_error
+from avs.datasets.avsbench_object import list_ms3, list_s4
+from avs.datasets.avsbench_semantic import avss_class_names, list_avss
+from avs.datasets.base import ClipSource, DataConfig, MaskKind, MediaSource
+from avs.datasets.folder import list_folder
+from avs.datasets.synthetic import Layout, SyntheticConfig
+from avs.media.video import Sampling
+
+__all__ = [
+    "DATASETS",
+    "ClipSource",
+    "DataConfig",
+    "DatasetSpec",
+    "MaskKind",
+    "MediaSource",
+    "dataset_spec",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetSpec:
+    """How one data set is read.
+
+    ``sampling`` is the rule for the frame times of raw videos; ``pad`` says what fills clips with
+    too little sound (AVSBench-object repeats the last second, AVSBench-semantic adds zeros).
+    """
+
+    list_clips: Callable[[DataConfig], list[ClipSource]]
+    class_names: Callable[[DataConfig], tuple[str, ...]]
+    sampling: Sampling = Sampling.OFFICIAL
+    pad: str = "repeat"
+
+
+def _binary_names(config: DataConfig) -> tuple[str, ...]:
+    return ("background", "sounding")
+
+
+def _list_synthetic(config: DataConfig) -> list[ClipSource]:
+    synthetic = config.synthetic or SyntheticConfig(num_train=0, num_val=0, num_test=0)
+    return (list_s4 if synthetic.layout is Layout.S4 else list_ms3)(config)
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    "s4": DatasetSpec(list_clips=list_s4, class_names=_binary_names),
+    "ms3": DatasetSpec(list_clips=list_ms3, class_names=_binary_names),
+    "avss": DatasetSpec(list_clips=list_avss, class_names=avss_class_names, pad="zero"),
+    "folder": DatasetSpec(
+        list_clips=list_folder, class_names=_binary_names, sampling=Sampling.TIME
+    ),
+    "synthetic": DatasetSpec(list_clips=_list_synthetic, class_names=_binary_names),
+}
+
+
+def dataset_spec(name: str) -> DatasetSpec:
+    """The entry of ``DATASETS``; an unknown name lists the known ones."""
+    if name not in DATASETS:
+        raise choice_error("data.name", name, list(DATASETS))
+    return DATASETS[name]
