@@ -33,16 +33,18 @@ def parse(config: DictConfig | Mapping[str, Any], schema: type[T]) -> T:
             the key, the value and what is known there.
     """
     if isinstance(config, DictConfig):
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
-            raise ConfigError(f"{missing[0]} is not set: give {missing[0]}=VALUE")
         try:
+            missing = sorted(OmegaConf.missing_keys(config))
             plain = OmegaConf.to_container(config, resolve=True)
         except OmegaConfBaseException as error:
-            raise ConfigError(str(error).splitlines()[0]) from error
+            key = error.full_key or "configuration"
+            raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+        if missing:
+            raise ConfigError(f"{missing[0]} is not set: give {missing[0]}=VALUE")
     else:
         plain = dict(config)
-    return build(schema, plain, path="")
+    built: T = build(schema, plain, path="")
+    return built
 
 
 def build(schema: Any, value: Any, *, path: str) -> Any:
@@ -96,8 +98,9 @@ def _build_dataclass(schema: Any, value: Any, path: str) -> Any:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
             hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+            known = ", ".join(fields)
             raise ConfigError(
-                f"{prefix}{key}={value[key]} is not known. Known keys here: {', '.join(fields)}.{hint}"
+                f"{prefix}{key}={value[key]} is not known. Known keys here: {known}.{hint}"
             )
     for name, field in fields.items():
         required = (

@@ -24,7 +24,8 @@ __all__ = ["explain_hydra_error", "quote_override"]
 def quote_override(override: str) -> str:
     """Quote ``key=value`` for Hydra and for the shell: ``'input="/a=b"'``.
 
-    A value in brackets is taken for a list and each element is quoted.
+    A value in brackets is taken for a list and each element is quoted; quotes that are already
+    around a value are not doubled.
     """
     key, _, value = override.partition("=")
     if value.startswith("[") and value.endswith("]"):
@@ -35,12 +36,18 @@ def quote_override(override: str) -> str:
 
 
 def explain_hydra_error(
-    error: HydraException, schema: type[Any], arguments: Sequence[str] | None = None
+    error: HydraException | ValueError, schema: type[Any], arguments: Sequence[str] | None = None
 ) -> str:
-    """Say in one line what is wrong with the override that made Hydra raise ``error``."""
+    """Say in one line what is wrong with the override that made Hydra raise ``error``.
+
+    Raises:
+        ValueError: ``error`` itself, when it is one and not about an override.
+    """
     text = str(error)
     if isinstance(error, MissingConfigException):
         return _explain_missing_group(text)
+    if isinstance(error, ValueError) and not text.startswith("Config group override"):
+        raise error
     arguments = sys.argv[1:] if arguments is None else arguments
     refused = re.match(r"Could not override '([^']+)'", text)
     if refused:
@@ -50,17 +57,23 @@ def explain_hydra_error(
             if "=" not in argument:
                 return f"{argument!r} is not an override: give KEY=VALUE."
             return f"{argument!r} does not parse; quote the value: {quote_override(argument)}"
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if isinstance(error, ValueError) and dataclasses.is_dataclass(_type_of(key, schema)):
+            return f"{key}={value} is not known: give the name of a file below configs/{key}."
     return " ".join(text.split("\n")[0].split())
 
 
 def _quote(value: str) -> str:
     bare = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
-    return '"' + bare.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    # In Hydra's grammar a backslash is itself, save before a quote: only those are doubled.
+    escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ("\\" + m[2] if m[2] else ""), bare)
+    return '"' + escaped.replace("${", "\\${") + '"'
 
 
 def _parses_alone(argument: str) -> bool:
     try:
-        override = OverridesParser.create().parse_override(argument)
+        override = OverridesParser.create().parse_overrides([argument])[0]
     except OverrideParseException:
         return False
     return not override.is_sweep_override()
@@ -68,7 +81,7 @@ def _parses_alone(argument: str) -> bool:
 
 def _explain_missing_group(text: str) -> str:
     wanted = re.search(r"Could not find '([^']+)'", text)
-    options = re.findall(r"^\t([^\t=]+)$", text, flags=re.MULTILINE)
+    options = re.findall(r"^\t([^\t\n=]+)$", text, flags=re.MULTILINE)
     if not wanted:
         return text.splitlines()[0]
     group, _, name = wanted.group(1).rpartition("/")
@@ -79,7 +92,8 @@ def _explain_missing_group(text: str) -> str:
 
 
 def _explain_unknown_key(key: str, schema: type[Any], arguments: Sequence[str]) -> str:
-    value = next((a.partition("=")[2] for a in arguments if a.lstrip("+").startswith(key)), "")
+    pairs = [argument.lstrip("+").partition("=") for argument in arguments]
+    value = next((given for name, _, given in pairs if name == key), "")
     node: Any = schema
     done: list[str] = []
     for part in key.split("."):
@@ -90,7 +104,15 @@ def _explain_unknown_key(key: str, schema: type[Any], arguments: Sequence[str]) 
             return _unknown_part(key, value, ".".join(done), part, known)
         done.append(part)
         node = _without_none(typing.get_type_hints(node)[part])
+    if ".".join(done) == key or typing.get_origin(node) is dict:
+        return (
+            f"{key}={value} adds to the chosen YAML files, which lack this key: give +{key}={value}"
+        )
     return f"{key}={value} cannot be set: {'.'.join(done)} takes no such key."
+
+
+def _type_of(key: str, schema: type[Any]) -> Any:
+    return typing.get_type_hints(schema).get(key)
 
 
 def _unknown_part(key: str, value: str, parent: str, part: str, known: list[str]) -> str:

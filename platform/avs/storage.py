@@ -185,14 +185,14 @@ def create_exclusive(uri: str, data: bytes) -> bool:
 
 
 def put_file(local: str | Path, uri: str) -> None:
-    """Move a finished local file to ``uri`` (rename on one disk, else copy then rename; S3: put)."""
+    """Move a finished local file to ``uri``: a rename, from another disk a copy; S3: one put."""
     scheme, fs, path = _open(uri)
     if scheme != "file":
         fs.put_file(str(local), path)
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.replace(local, path)
+        Path(local).replace(path)
     except OSError:  # another disk
         temporary = temporary_name(path)
         shutil.copyfile(local, temporary)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from avs.config import choice_error
 from avs.datasets.avsbench_object import list_ms3, list_s4
 from avs.datasets.avsbench_semantic import avss_class_names, list_avss
 from avs.datasets.base import ClipSource, DataConfig, MaskKind, MediaSource
 from avs.datasets.folder import list_folder
-from avs.datasets.synthetic import Layout, SyntheticConfig
+from avs.datasets.synthetic import Layout
+from avs.errors import DataError
 from avs.media.video import Sampling
 
 __all__ = [
@@ -35,16 +37,17 @@ class DatasetSpec:
     list_clips: Callable[[DataConfig], list[ClipSource]]
     class_names: Callable[[DataConfig], tuple[str, ...]]
     sampling: Sampling = Sampling.OFFICIAL
-    pad: str = "repeat"
+    pad: Literal["repeat", "zero"] = "repeat"
 
 
-def _binary_names(config: DataConfig) -> tuple[str, ...]:
+def _binary_names(_: DataConfig) -> tuple[str, ...]:
     return ("background", "sounding")
 
 
 def _list_synthetic(config: DataConfig) -> list[ClipSource]:
-    synthetic = config.synthetic or SyntheticConfig(num_train=0, num_val=0, num_test=0)
-    return (list_s4 if synthetic.layout is Layout.S4 else list_ms3)(config)
+    if config.synthetic is None:
+        raise DataError("data.name=synthetic needs the group data.synthetic.")
+    return (list_s4 if config.synthetic.layout is Layout.S4 else list_ms3)(config)
 
 
 DATASETS: dict[str, DatasetSpec] = {

@@ -12,7 +12,23 @@ from avs.schema import Source
 __all__ = ["VIDEO_SUFFIXES", "list_folder", "list_videos"]
 
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .flv .ts .m2ts .mts .mpg .mpeg .ogv .3gp .wmv".split()
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".flv",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".mpg",
+        ".mpeg",
+        ".ogv",
+        ".3gp",
+        ".wmv",
+    ]
 )
 
 

@@ -1,0 +1,79 @@
+"""What every job shares: connecting to Ray, and ending with one line instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+
+from avs.errors import AvsError
+from avs.overrides import explain_hydra_error
+
+
+@contextmanager
+def connect(num_cpus: int | None = None) -> Iterator[None]:
+    """Use the cluster at RAY_ADDRESS (as inside ``ray job submit``), else start Ray here."""
+    local = not os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if local and "RAY_AUTH_MODE" not in os.environ:
+        # A token that lives and dies with this instance: Ray's own default would write one to the
+        # home folder, where later `ray start` calls pick it up. Ray reads both when imported.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray
+
+    if local:
+        ray.init(
+            num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="warning"
+        )
+    else:
+        ray.init(log_to_driver=False, logging_level="warning")
+    _quiet_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run(main: Callable[[], Any], schema: type[Any]) -> None:
+    """Run a hydra main; a mistake of the user ends with one line and the error's exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises instead of printing and exiting
+    # Hydra's getter would print "Error executing job with overrides" before it raises.
+    JobReturn.return_value = property(_result, JobReturn.return_value.fset)  # type: ignore[method-assign]
+    try:
+        main()
+    except AvsError as error:
+        # One that came from a worker is dressed in Ray's class; its cause is ours.
+        _stop(str(getattr(error, "cause", error)), error.exit_code)
+    except (HydraException, ValueError) as error:
+        _stop(explain_hydra_error(error, schema), 2)
+    except KeyboardInterrupt:
+        _stop("stopped; the same command goes on from here", 130)
+
+
+def _result(job: JobReturn) -> Any:
+    if isinstance(job._return_value, Exception):
+        raise job._return_value
+    return job._return_value
+
+
+def _stop(message: str, code: int) -> None:
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _quiet_data() -> None:
+    """The jobs print their own progress; Ray Data's bars would interleave with it."""
+    import logging
+
+    from ray.data import DataContext
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False

@@ -1,0 +1,28 @@
+"""Prepare videos or an AVSBench folder: Parquet clip rows, rejects and a manifest.
+
+Here:
+    python jobs/prepare.py data=s4 data.root=DIR out=DIR
+On a cluster (absolute paths or s3:// prefixes that all nodes reach):
+    ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml -- \
+        python jobs/prepare.py data=s4 data.root=s3://BUCKET/Single-source out=s3://BUCKET/s4
+"""
+
+import hydra
+from _launch import connect, run
+from omegaconf import DictConfig
+
+from avs.config import parse
+from avs.prepare import PrepareConfig
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="prepare")
+def main(cfg: DictConfig) -> None:
+    config = parse(cfg, PrepareConfig)
+    with connect():
+        from avs.prepare.pipeline import prepare
+
+        prepare(config)
+
+
+if __name__ == "__main__":
+    run(main, PrepareConfig)

@@ -1,0 +1,5 @@
+"""The demo: every stage once on synthetic videos."""
+
+from avs.demo.config import DemoConfig
+
+__all__ = ["DemoConfig"]

@@ -1,0 +1,53 @@
+"""Configurations of ``jobs/segment.py`` and ``jobs/evaluate.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from avs.errors import ConfigError
+from avs.inference.outputs import OutputKind
+from avs.scale import ScaleConfig
+from avs.training.config import PreparedConfig
+
+__all__ = ["EvaluateConfig", "SegmentConfig"]
+
+
+@dataclass(kw_only=True, slots=True)
+class SegmentConfig:
+    """``input`` is a video, a folder or an ``s3://`` prefix; ``out`` gets a folder a video."""
+
+    checkpoint: str
+    input: str
+    out: str
+    outputs: list[OutputKind]
+    threshold: float
+    scale: ScaleConfig
+
+    def __post_init__(self) -> None:
+        if not self.outputs:
+            known = ",".join(k.value for k in OutputKind)
+            raise ConfigError(f'outputs=[] writes nothing: give some of "outputs=[{known}]".')
+        if not 0 < self.threshold < 1:
+            raise ConfigError(f"threshold={self.threshold} must lie between 0 and 1.")
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig:
+    """``batch_size``: test batch of the AVSBench protocol, in clips; its figures depend on it.
+
+    ``num_pictures`` clips are shown in the report.
+    """
+
+    checkpoint: str
+    data: PreparedConfig
+    split: str
+    out: str
+    batch_size: int
+    num_pictures: int
+    scale: ScaleConfig
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size={self.batch_size} must be at least 1.")
+        if self.num_pictures < 0:
+            raise ConfigError(f"num_pictures={self.num_pictures} must not be negative.")

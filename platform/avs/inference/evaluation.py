@@ -1,0 +1,108 @@
+"""The evaluation job: J and F of a checkpoint on a prepared split, with and without its sound.
+
+plan (clip, donor of the swapped sound) -> score (1 clip : 1 row, actor pool) -> metrics, report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from avs import storage
+from avs.errors import DataError
+from avs.inference.bucket import map_in_pool
+from avs.inference.conditions import choose_donors
+from avs.inference.config import EvaluateConfig
+from avs.inference.scoring import ClipScorer, combine
+from avs.progress import Progress
+from avs.report.evaluation import write_report
+from avs.training.checkpoint import load_checkpoint
+from avs.training.feed import ClipReader
+
+__all__ = ["evaluate"]
+
+
+def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Write ``out/metrics.json`` and ``out/report.html``; returns the metrics.
+
+    Raises:
+        CheckpointError, DataError: before any clip is scored.
+    """
+    out, prepared = storage.absolute(config.out), storage.absolute(config.data.prepared)
+    checkpoint = load_checkpoint(config.checkpoint)
+    reader = ClipReader(prepared, split=config.split)
+    names, trained = reader.manifest.format.class_names, checkpoint.clip.class_names
+    if names != trained:
+        raise DataError(
+            f"{prepared} has {len(names)} classes ({', '.join(names[:3])}, ...), the checkpoint "
+            f"was trained for {len(trained)}: evaluate it on data of the same kind."
+        )
+    say(f"evaluate: {checkpoint.uri} on {len(reader)} clips of {config.split}")
+    rows = _score(config, reader, checkpoint.uri, prepared, say)
+    try:
+        conditions = combine(
+            rows, num_classes=checkpoint.model.num_classes, batch_size=config.batch_size
+        )
+    except ValueError:
+        raise DataError(f"split={config.split} of {prepared} has no ground truth.") from None
+    metrics = _metrics(config, checkpoint.uri, conditions)
+    write_report(out, metrics=metrics, rows=rows, run=_run_of(checkpoint.uri), class_names=names)
+    storage.write_json(storage.join(out, "metrics.json"), metrics)
+    for line in table_lines(metrics):
+        say(line)
+    say(f"evaluate: -> {out}/report.html")
+    return metrics
+
+
+def table_lines(metrics: dict[str, Any]) -> list[str]:
+    """J and F with the true, the silent and the swapped sound, as the jobs print them."""
+    lines = [f"{'sound':<10}{'J':>8}{'F':>8}"]
+    for name in ("true", "silent", "swapped"):
+        score = metrics["conditions"][name]
+        lines.append(f"{name:<10}{score['j']:>8.3f}{score['f']:>8.3f}")
+    return lines
+
+
+def _score(
+    config: EvaluateConfig,
+    reader: ClipReader,
+    checkpoint: str,
+    prepared: str,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    donors = choose_donors(reader.categories())
+    count = len(reader)
+    shown = {i * count // config.num_pictures for i in range(min(config.num_pictures, count))}
+    tasks = [{"index": i, "donor": donors[i], "picture": i in shown} for i in range(count)]
+    arguments = {
+        "checkpoint": checkpoint,
+        "prepared": prepared,
+        "split": config.split,
+        "device": config.scale.device,
+    }
+    progress = Progress("evaluate", total=count, unit="clips", say=say)
+    rows = []
+    for row in map_in_pool(ClipScorer, tasks, arguments=arguments, scale=config.scale):
+        rows.append(row)
+        progress.add(1)
+    return rows
+
+
+def _metrics(config: EvaluateConfig, checkpoint: str, conditions: dict[str, Any]) -> dict[str, Any]:
+    true = conditions["true"]
+    return {
+        "protocol": "avsbench",
+        "batch_size": config.batch_size,
+        "split": config.split,
+        "checkpoint": checkpoint,
+        "prepared": config.data.prepared,
+        "num_clips": true["num_clips"],
+        **{f"{key}_{name}": conditions[name][key] for name in conditions for key in ("j", "f")},
+        "conditions": conditions,
+    }
+
+
+def _run_of(checkpoint: str) -> str | None:
+    """The run folder that holds the checkpoint, if it lies in one (for its curves)."""
+    run = checkpoint.rpartition("/checkpoints/")[0]
+    return run if run and storage.exists(storage.join(run, "metrics.jsonl")) else None

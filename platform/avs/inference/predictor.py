@@ -1,0 +1,200 @@
+"""The only inference code: evaluation, the bucket job and Serve all call it.
+
+It always forwards the same compute shape (``windows_per_forward`` windows of T frames, short
+batches padded) with the number of torch threads that it sets itself. Measured: with another batch
+size or thread count logits move by up to 7e-5; with a fixed shape by 0.0 in any slot. So the masks
+of a video are bit-equal whoever shares the batch and however its windows are spread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+
+from avs import storage
+from avs.errors import CheckpointError, ConfigError
+from avs.inference.track import MaskTrack
+from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
+from avs.media.video import Sampling, decode_video
+from avs.models import build_system
+from avs.training.checkpoint import Checkpoint, load_checkpoint
+from avs.windows import Window, cut_sound, plan_windows
+
+__all__ = ["Predictor", "checkpoint_hash"]
+
+
+class Predictor:
+    """Frames and sound in, masks out, for a video of any length, size and frame rate.
+
+    Args:
+        checkpoint: a loaded checkpoint; T, frame size and compute shape come from it.
+        device: ``cpu`` or ``cuda``.
+        num_threads, windows_per_forward: override the checkpoint's compute shape. Masks are
+            bit-equal only between Predictors with the same shape and device.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        num_threads: int | None = None,
+        windows_per_forward: int | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.clip = checkpoint.clip
+        self.device = torch.device(device)
+        self.num_threads = num_threads or checkpoint.inference.num_threads
+        self.windows_per_forward = windows_per_forward or checkpoint.inference.windows_per_forward
+        # The weights follow from the checkpoint: no pre-trained file is asked for.
+        model = replace(checkpoint.model, backbone_weights="random", audio_weights="random")
+        system = build_system(model)
+        try:
+            system.load_state_dict(checkpoint.weights)
+        except RuntimeError as error:
+            detail = str(error).splitlines()[1].strip()
+            raise CheckpointError(f"{checkpoint.uri} does not fit its model: {detail}") from None
+        self._system = system.to(self.device).eval()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        uri: str,
+        *,
+        device: str = "cpu",
+        num_threads: int | None = None,
+        windows_per_forward: int | None = None,
+    ) -> Self:
+        """Rebuild from a checkpoint folder or a run folder (its best), local or ``s3://``.
+
+        Raises:
+            CheckpointError: missing, incomplete or of another version.
+        """
+        return cls(
+            load_checkpoint(uri),
+            device=device,
+            num_threads=num_threads,
+            windows_per_forward=windows_per_forward,
+        )
+
+    def logits(
+        self, frames: np.ndarray, log_mel: np.ndarray, frame_valid: np.ndarray
+    ) -> torch.Tensor:
+        """Forward W windows in batches of the fixed shape.
+
+        Args:
+            frames: uint8 [W, T, S, S, 3]. log_mel: float32 [W, T, 1, 96, 64].
+            frame_valid: bool [W, T], False = padding.
+
+        Returns:
+            float32 [W, T, K, S, S] on the CPU.
+        """
+        torch.set_num_threads(self.num_threads)
+        size = self.windows_per_forward
+        parts = []
+        for first in range(0, len(frames), size):
+            take = [min(first + i, len(frames) - 1) for i in range(size)]
+            with torch.inference_mode():
+                output = self._system(
+                    self._tensor(frames[take]).permute(0, 1, 4, 2, 3),
+                    self._tensor(log_mel[take]),
+                    self._tensor(frame_valid[take]),
+                )
+            parts.append(output.logits.float().cpu()[: len(frames) - first])
+        return torch.cat(parts)
+
+    def segment(
+        self,
+        frames: np.ndarray,
+        samples: np.ndarray | None,
+        *,
+        size_px: tuple[int, int],
+        threshold: float = 0.5,
+    ) -> Iterator[np.ndarray]:
+        """Masks uint8 [h, w] (class index) of each frame in order, at ``size_px`` = (h, w).
+
+        Args:
+            frames: uint8 [N, S, S, 3], one a second. samples: float32 mono 16 kHz, None = silence.
+            threshold: probability above which a pixel counts (binary models).
+        """
+        if not 0 < threshold < 1:
+            raise ConfigError(f"threshold={threshold} must lie between 0 and 1.")
+        count = self.clip.num_frames
+        sound = np.zeros(0, np.float32) if samples is None else from_int16(to_int16(samples))
+        windows = plan_windows(len(frames), window_frames=count)
+        for first in range(0, len(windows), self.windows_per_forward):
+            group = windows[first : first + self.windows_per_forward]
+            logits = self.logits(
+                np.stack([frames[list(w.indices)] for w in group]),
+                np.stack([self._window_log_mel(sound, w) for w in group]),
+                np.stack([np.arange(count) < w.num_valid for w in group]),
+            )
+            for window, logits_tkhw in zip(group, logits, strict=True):
+                for position in window.new:
+                    yield self._mask(logits_tkhw[position], size_px, threshold)
+
+    def segment_video(self, path: str, *, threshold: float = 0.5) -> MaskTrack:
+        """Decode a local video file and segment it, one mask a second at its displayed size.
+
+        A video without sound counts as silent.
+
+        Raises:
+            MediaError: the file cannot be used; the message says why.
+        """
+        side = self.clip.image_size_px
+        video = decode_video(path, size_px=(side, side), sampling=Sampling.TIME)
+        size_px = (video.info.height_px, video.info.width_px)
+        masks = self.segment(video.frames, video.samples, size_px=size_px, threshold=threshold)
+        warnings = list(video.warnings)
+        if video.samples is None:
+            warnings.append("no sound track: treated as silence")
+        return MaskTrack.from_masks(
+            masks,
+            time_s=[float(t) for t in video.frame_time_s],
+            size_px=size_px,
+            duration_s=video.info.duration_s,
+            class_names=self.clip.class_names,
+            warnings=warnings,
+        )
+
+    def warm_up(self) -> None:
+        """Run one forward of the compute shape, so that the first request is not the slow one."""
+        t, side = self.clip.num_frames, self.clip.image_size_px
+        self.logits(
+            np.zeros((1, t, side, side, 3), np.uint8),
+            np.zeros((1, t, 1, 96, 64), np.float32),
+            np.ones((1, t), np.bool_),
+        )
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _window_log_mel(self, sound: np.ndarray, window: Window) -> np.ndarray:
+        count = self.clip.num_frames
+        part = cut_sound(sound, window, sample_rate_hz=SAMPLE_RATE_HZ, window_frames=count)
+        return clip_log_mel(part, num_examples=count, pad=self.clip.audio_pad)
+
+    def _mask(
+        self, logits_khw: torch.Tensor, size_px: tuple[int, int], threshold: float
+    ) -> np.ndarray:
+        large = F.interpolate(logits_khw[None], size_px, mode="bilinear", align_corners=False)[0]
+        if large.shape[0] == 1:
+            mask = large[0] > math.log(threshold / (1 - threshold))
+        else:
+            mask = large.argmax(0)
+        return mask.to(torch.uint8).numpy()
+
+
+def checkpoint_hash(uri: str) -> str:
+    """Hash of the weights and the configuration of a resolved checkpoint folder."""
+    digest = hashlib.sha256()
+    for name in ("weights.safetensors", "config.yaml"):
+        digest.update(storage.read_bytes(storage.join(uri, name)))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,145 @@
+"""Scoring one clip under several sounds, and adding clips up. No Ray.
+
+Workers return what the official aggregation needs (per-frame values, not means), because the
+AVSBench figures depend on how clips are grouped into test batches.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from torch import Tensor
+
+from avs.inference.conditions import Condition, log_mel_for
+from avs.inference.predictor import Predictor
+from avs.media.frames import resize_frames
+from avs.metrics import BinaryMeter, SemanticMeter, SemanticSums, clip_metrics, semantic_sums
+from avs.training.feed import ClipReader
+
+__all__ = ["ClipScorer", "as_numpy", "combine"]
+
+
+class ClipScorer:
+    """Worker of the evaluation: scores one clip of a prepared split a call."""
+
+    def __init__(self, checkpoint: str, prepared: str, split: str, device: str) -> None:
+        self._predictor = Predictor.from_checkpoint(checkpoint, device=device)
+        self._reader = ClipReader(prepared, split=split)
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        """``task``: index, donor, picture. Scores by condition, with a picture where asked for."""
+        both = self._reader.read([task["index"], task["donor"]])
+        frames = both.frames[0].permute(0, 2, 3, 1).numpy()
+        masks, valid = both.masks[0], both.mask_valid[0]
+        row: dict[str, Any] = {"index": task["index"], "clip_id": both.clip_ids[0], "scores": {}}
+        drawn = {}
+        for condition in Condition:
+            log_mel = log_mel_for(condition, both.log_mel[0].numpy(), both.log_mel[1].numpy())
+            logits = self._logits(frames, log_mel, both.frame_valid[0].numpy(), masks.shape[-2:])
+            row["scores"][condition.value] = _scores(logits, masks, valid)
+            drawn[condition.value] = _predicted(logits).numpy()
+        if task["picture"]:
+            row["picture"] = _picture(frames, masks.numpy(), valid.numpy(), drawn)
+        return row
+
+    def _logits(
+        self,
+        frames: np.ndarray,
+        log_mel: np.ndarray,
+        frame_valid: np.ndarray,
+        size_px: Sequence[int],
+    ) -> Tensor:
+        """Logits [T, K, H, W] at the size of the prepared masks."""
+        side = self._predictor.clip.image_size_px
+        small = frames if frames.shape[1] == side else resize_frames(frames, (side, side))
+        logits = self._predictor.logits(small[None], log_mel[None], frame_valid[None])[0]
+        if tuple(logits.shape[-2:]) == tuple(size_px):
+            return logits
+        return F.interpolate(logits, tuple(size_px), mode="bilinear", align_corners=False)
+
+
+def combine(rows: Sequence[dict[str, Any]], *, num_classes: int, batch_size: int) -> dict[str, Any]:
+    """J and F by condition over all clips, in the order of the split.
+
+    Returns ``{"true": {"j", "f", ...}, "silent": ..., "swapped": ...}``, values in 0..1.
+    """
+    ordered = sorted(rows, key=lambda row: int(row["index"]))
+    return {
+        condition.value: _combine_one(
+            [row["scores"][condition.value] for row in ordered], num_classes, batch_size
+        )
+        for condition in Condition
+    }
+
+
+def _combine_one(
+    scores: list[dict[str, Any] | None], num_classes: int, batch_size: int
+) -> dict[str, Any]:
+    scored = [s for s in scores if s is not None]
+    if num_classes == 1:
+        meter = BinaryMeter(batch_size_clips=batch_size)
+        for score in scored:
+            meter.add(_array(score["iou"]), _array(score["curve"]), _array(score["nonempty"]))
+        return meter.result()
+    semantic = SemanticMeter(num_classes)
+    for score in scored:
+        sums = {key: _array(score[key]) for key in ("iou", "f", "count")}
+        semantic.add_sums(SemanticSums(**sums, num_frames=score["num_frames"]))
+    result: dict[str, Any] = semantic.result()
+    return {**result, "j": result["miou"], "f": result["fscore"], "num_clips": len(scored)}
+
+
+def _scores(logits_tkhw: Tensor, masks: Tensor, valid: Tensor) -> dict[str, Any] | None:
+    num_classes = logits_tkhw.shape[1]
+    if num_classes > 1:
+        # The official semantic metric counts every frame, padded ones too.
+        sums = semantic_sums(logits_tkhw, masks, num_classes=num_classes)
+        arrays = {"iou": _text(sums.iou), "f": _text(sums.f), "count": _text(sums.count)}
+        return {**arrays, "num_frames": sums.num_frames}
+    found = clip_metrics(logits_tkhw, masks, valid)
+    if found is None:
+        return None
+    return {
+        "iou": _text(found.iou),
+        "curve": _text(found.curve),
+        "nonempty": _text(found.nonempty),
+        "j": float(found.iou.mean()),
+    }
+
+
+def _predicted(logits_tkhw: Tensor) -> Tensor:
+    if logits_tkhw.shape[1] == 1:
+        return (logits_tkhw[:, 0] > 0).to(torch.uint8)
+    return logits_tkhw.argmax(1).to(torch.uint8)
+
+
+def _picture(
+    frames: np.ndarray, masks: np.ndarray, valid: np.ndarray, drawn: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """The middle frame with ground truth, as arrays for the contact sheet."""
+    shown = np.flatnonzero(valid)
+    k = int(shown[len(shown) // 2]) if len(shown) else 0
+    images = {"frame": frames[k], "truth": masks[k], **{n: m[k] for n, m in drawn.items()}}
+    return {name: _text(torch.from_numpy(np.array(a))) for name, a in images.items()}
+
+
+def _text(tensor: Tensor) -> dict[str, Any]:
+    """An array as JSON: rows between processes are JSON, and base64 keeps every bit."""
+    array = tensor.detach().cpu().numpy()
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": data}
+
+
+def _array(text: dict[str, Any]) -> Tensor:
+    return torch.from_numpy(as_numpy(text))
+
+
+def as_numpy(text: dict[str, Any]) -> np.ndarray:
+    """The array that a worker sent."""
+    data = np.frombuffer(base64.b64decode(text["data"]), np.dtype(text["dtype"]))
+    return data.reshape(text["shape"]).copy()

@@ -1,0 +1,65 @@
+"""report.html of an evaluation: table, bars, curves of the run, contact sheet, worst clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from avs import storage
+from avs.inference.scoring import as_numpy
+from avs.report.figures import contact_sheet, curves, sound_bars
+from avs.report.page import page, picture, table
+from avs.training.run import Run
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    out: str,
+    *,
+    metrics: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    run: str | None,
+    class_names: tuple[str, ...],
+) -> None:
+    """Write ``out/report.html``; ``rows`` are the scorers', ``run`` a run folder or None."""
+    conditions = metrics["conditions"]
+    sections = [
+        (
+            "J and F by sound",
+            table(
+                ("sound", "J", "F"),
+                [(name, score["j"], score["f"]) for name, score in conditions.items()],
+            )
+            + picture(sound_bars(conditions), "bars of J and F with each sound"),
+        )
+    ]
+    history = Run(run).read_metrics() if run else []
+    if history:
+        sections.append(("Training", picture(curves(history), "loss and validation curves")))
+    pictures = [
+        (row["clip_id"], {k: as_numpy(v) for k, v in row["picture"].items()})
+        for row in sorted(rows, key=lambda r: int(r["index"]))
+        if "picture" in row
+    ]
+    if pictures:
+        sheet = contact_sheet(pictures, num_classes=len(class_names))
+        sections.append(("Contact sheet", picture(sheet, "frames, ground truth, predictions")))
+    if len(class_names) == 2:
+        sections.append(("Lowest J with the true sound", _worst(rows)))
+    note = (
+        f"{metrics['num_clips']} clips of split {metrics['split']}; AVSBench protocol, test batch "
+        f"of {metrics['batch_size']}; checkpoint {metrics['checkpoint']}"
+    )
+    text = page("Audio-visual segmentation: evaluation", sections, note=note)
+    storage.write_bytes(storage.join(out, "report.html"), text.encode())
+
+
+def _worst(rows: Sequence[dict[str, Any]], count: int = 8) -> str:
+    scored = [row for row in rows if row["scores"]["true"] is not None]
+    ranked = sorted(scored, key=lambda row: float(row["scores"]["true"]["j"]))[:count]
+    names = ("true", "silent", "swapped")
+    return table(
+        ("clip", *(f"J {n}" for n in names)),
+        [(row["clip_id"], *(row["scores"][n]["j"] for n in names)) for row in ranked],
+    )

@@ -1,0 +1,157 @@
+"""Checkpoint folders: self-describing, whole or absent, and runs that point to their best one.
+
+A folder holds weights.safetensors, config.yaml, model_card.md, trainer_state.pt and, written last,
+metrics.json: without it the folder is not a checkpoint. Epoch folders are never changed once
+written; ``last.json`` and ``best.json`` of a run point to them and are replaced atomically.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from avs import __version__, storage
+from avs.config import build
+from avs.errors import CheckpointError
+from avs.models.config import ModelConfig
+from avs.training.config import InferenceConfig
+
+__all__ = [
+    "CHECKPOINT_VERSION",
+    "Checkpoint",
+    "ClipSpec",
+    "copy_checkpoint",
+    "load_checkpoint",
+    "load_trainer_state",
+    "resolve_checkpoint",
+    "save_checkpoint",
+]
+
+CHECKPOINT_VERSION = 1
+_LAST_WRITTEN = "metrics.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipSpec:
+    """What a window looks like to the network: T frames of S x S, and the class names."""
+
+    num_frames: int
+    image_size_px: int
+    class_names: tuple[str, ...]
+    audio_pad: Literal["repeat", "zero"] = "repeat"
+
+
+@dataclass(kw_only=True, slots=True)
+class Checkpoint:
+    """A loaded checkpoint; ``weights`` is the state dict of :class:`avs.models.AvsSystem`."""
+
+    uri: str
+    model: ModelConfig
+    clip: ClipSpec
+    inference: InferenceConfig
+    metrics: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+def save_checkpoint(
+    uri: str,
+    *,
+    weights: dict[str, Tensor],
+    config: dict[str, Any],
+    clip: ClipSpec,
+    metrics: dict[str, Any],
+    card: str,
+    trainer_state: dict[str, Any],
+) -> None:
+    """Write a checkpoint folder; a part left by a killed writer is overwritten."""
+    head = {"checkpoint_version": CHECKPOINT_VERSION, "avs_version": __version__}
+    clip_plain = {
+        "num_frames": clip.num_frames,
+        "image_size_px": clip.image_size_px,
+        "class_names": list(clip.class_names),
+        "audio_pad": clip.audio_pad,
+    }
+    text = yaml.safe_dump({**head, "clip": clip_plain, **config}, sort_keys=False)
+    state = io.BytesIO()
+    torch.save(trainer_state, state)
+    contiguous = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
+    storage.write_bytes(
+        storage.join(uri, "weights.safetensors"), safetensors.torch.save(contiguous)
+    )
+    storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
+    storage.write_bytes(storage.join(uri, "model_card.md"), card.encode())
+    storage.write_bytes(storage.join(uri, "trainer_state.pt"), state.getvalue())
+    storage.write_json(storage.join(uri, _LAST_WRITTEN), metrics)
+
+
+def load_checkpoint(uri: str) -> Checkpoint:
+    """Read a checkpoint folder, or the best one of a run folder.
+
+    Raises:
+        CheckpointError: missing, incomplete, or of another version; says what to do.
+    """
+    uri = resolve_checkpoint(uri)
+    text = storage.read_bytes(storage.join(uri, "config.yaml"))
+    plain = yaml.safe_load(text)
+    version = plain.get("checkpoint_version") if isinstance(plain, dict) else None
+    if version != CHECKPOINT_VERSION:
+        raise CheckpointError(
+            f"{uri}/config.yaml has checkpoint_version {version}, this code reads "
+            f"{CHECKPOINT_VERSION}: use the avs version that wrote it, or train again."
+        )
+    clip = plain["clip"]
+    try:
+        weights = safetensors.torch.load(storage.read_bytes(f"{uri}/weights.safetensors"))
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{uri}/weights.safetensors cannot be read: {error}") from None
+    return Checkpoint(
+        uri=uri,
+        model=build(ModelConfig, plain["model"], path="model"),
+        clip=ClipSpec(**{**clip, "class_names": tuple(clip["class_names"])}),
+        inference=build(InferenceConfig, plain["inference"], path="inference"),
+        metrics=storage.read_json(storage.join(uri, _LAST_WRITTEN)),
+        weights=weights,
+    )
+
+
+def copy_checkpoint(source: str, target: str) -> None:
+    """Copy a resolved checkpoint folder; the file that makes it complete comes last."""
+    storage.remove(target)
+    files = sorted(storage.list_files(source), key=lambda info: info.path == _LAST_WRITTEN)
+    for info in files:
+        data = storage.read_bytes(storage.join(source, info.path))
+        storage.write_bytes(storage.join(target, info.path), data)
+
+
+def load_trainer_state(uri: str) -> dict[str, Any]:
+    """The optimiser and bookkeeping of a checkpoint, read without unpickling objects."""
+    data = io.BytesIO(storage.read_bytes(storage.join(uri, "trainer_state.pt")))
+    state: dict[str, Any] = torch.load(data, map_location="cpu", weights_only=True)
+    return state
+
+
+def resolve_checkpoint(uri: str) -> str:
+    """The checkpoint folder meant by ``uri``: itself, or what a run's ``best.json`` points to.
+
+    Raises:
+        CheckpointError: nothing there is a complete checkpoint.
+    """
+    uri = storage.absolute(uri)
+    pointer = storage.join(uri, "best.json")
+    if storage.exists(pointer):
+        uri = storage.join(uri, storage.read_json(pointer)["checkpoint"])
+    if not storage.exists(uri):
+        raise CheckpointError(f"checkpoint={uri} does not exist.")
+    for name in ("config.yaml", "weights.safetensors", _LAST_WRITTEN):
+        if not storage.exists(storage.join(uri, name)):
+            raise CheckpointError(
+                f"checkpoint={uri} has no {name}: it is not a checkpoint or run folder, or the "
+                "run that wrote it was killed; give another one, or run jobs/train.py again."
+            )
+    return uri

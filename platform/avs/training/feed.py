@@ -1,0 +1,168 @@
+"""Clips for training and evaluation: which rows, in which order, read from Parquet.
+
+The order is a pure function of (seed, epoch, step, rank), so a resumed run sees the same clips as
+an uninterrupted one, whoever is slow. Ray's ``streaming_split`` hands blocks to whichever rank
+asks first and cannot promise that. Rows are read by a thread one step ahead; a row is a row group,
+so any order costs the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from avs import storage
+from avs.media.frames import resize_frames
+from avs.media.masks import resize_mask
+from avs.prepare.manifest import read_manifest, shard_uri
+from avs.schema import check_schema, read_clips
+
+__all__ = [
+    "Batch",
+    "ClipReader",
+    "epoch_order",
+    "padding_flags",
+    "prefetch",
+    "step_rows",
+    "steps_per_epoch",
+]
+
+_COLUMNS = ("clip_id", "categories", "frames", "log_mel", "masks", "mask_valid", "frame_valid")
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """B clips. frames uint8 [B, T, 3, H, W]; log_mel float32 [B, T, 1, 96, 64]; masks uint8
+    [B, T, H, W]; mask_valid, frame_valid bool [B, T]."""
+
+    clip_ids: list[str]
+    categories: list[tuple[str, ...]]
+    frames: Tensor
+    log_mel: Tensor
+    masks: Tensor
+    mask_valid: Tensor
+    frame_valid: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        return Batch(
+            clip_ids=self.clip_ids,
+            categories=self.categories,
+            frames=self.frames.to(device, non_blocking=True),
+            log_mel=self.log_mel.to(device, non_blocking=True),
+            masks=self.masks.to(device, non_blocking=True),
+            mask_valid=self.mask_valid.to(device, non_blocking=True),
+            frame_valid=self.frame_valid.to(device, non_blocking=True),
+        )
+
+
+def padding_flags(batch: Batch) -> Tensor | None:
+    """``frame_valid`` where a batch holds padding, else None, as S4 and MS3 networks expect."""
+    return None if bool(batch.frame_valid.all()) else batch.frame_valid
+
+
+class ClipReader:
+    """Random access to the clips of one split of a prepared folder.
+
+    Args:
+        prepared: folder with a manifest.
+        split: ``train``, ``val``, ``test`` or ``all``.
+        image_size_px: resize frames (bilinear) and masks (nearest); None keeps the prepared size.
+
+    Raises:
+        DataError: the folder is not complete, of another version, or has no such split.
+    """
+
+    def __init__(self, prepared: str, *, split: str, image_size_px: int | None = None) -> None:
+        self.manifest = read_manifest(prepared)
+        self.prepared = prepared
+        self._size_px = image_size_px
+        shards = self.manifest.split_shards(split)
+        self._rows = [(shard.name, row) for shard in shards for row in range(shard.num_rows)]
+        self._files: dict[str, pq.ParquetFile] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, indices: Sequence[int]) -> Batch:
+        """The clips at ``indices`` of the split, in that order."""
+        rows = []
+        for index in indices:
+            name, row = self._rows[index]
+            rows += read_clips(self._file(name), [row], _COLUMNS)
+        frames = np.stack([self._frames(r["frames"]) for r in rows])
+        return Batch(
+            clip_ids=[r["clip_id"] for r in rows],
+            categories=[tuple(r["categories"]) for r in rows],
+            frames=torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3))),
+            log_mel=torch.from_numpy(np.stack([r["log_mel"] for r in rows])),
+            masks=torch.from_numpy(np.stack([self._masks(r["masks"]) for r in rows])),
+            mask_valid=torch.from_numpy(np.stack([r["mask_valid"] for r in rows])),
+            frame_valid=torch.from_numpy(np.stack([r["frame_valid"] for r in rows])),
+        )
+
+    def categories(self) -> list[tuple[str, ...]]:
+        """The categories of all clips of the split, without reading their arrays."""
+        names = dict.fromkeys(name for name, _ in self._rows)
+        tables = [self._file(name).read(columns=["categories"]) for name in names]
+        return [tuple(c) for table in tables for c in table["categories"].to_pylist()]
+
+    def _frames(self, frames: np.ndarray) -> np.ndarray:
+        if self._size_px is None or frames.shape[1:3] == (self._size_px, self._size_px):
+            return frames
+        return resize_frames(frames, (self._size_px, self._size_px))
+
+    def _masks(self, masks: np.ndarray) -> np.ndarray:
+        if self._size_px is None or masks.shape[1:3] == (self._size_px, self._size_px):
+            return masks
+        return np.stack([resize_mask(m, (self._size_px, self._size_px)) for m in masks])
+
+    def _file(self, name: str) -> pq.ParquetFile:
+        if name not in self._files:
+            uri = shard_uri(self.prepared, name)
+            file = pq.ParquetFile(uri if storage.is_local(uri) else fsspec.open(uri).open())
+            check_schema(file.schema_arrow, uri)
+            self._files[name] = file
+        return self._files[name]
+
+
+def epoch_order(num_clips: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The order of all clips in one epoch: a permutation of 0 .. num_clips - 1."""
+    return np.random.default_rng([seed, epoch]).permutation(num_clips)
+
+
+def steps_per_epoch(num_clips: int, *, world_size: int, batch_size: int) -> int:
+    """Optimiser steps of one epoch, equal on every rank.
+
+    A rest smaller than the global batch waits for another epoch (the permutation changes which
+    clips it is); fewer clips than one global batch make one step with repeats.
+    """
+    return max(1, num_clips // (world_size * batch_size))
+
+
+def step_rows(
+    order: np.ndarray, *, step: int, rank: int, world_size: int, batch_size: int
+) -> list[int]:
+    """The rows that ``rank`` takes in ``step``: disjoint over ranks and steps of an epoch."""
+    first = (step * world_size + rank) * batch_size
+    return [int(order[i % len(order)]) for i in range(first, first + batch_size)]
+
+
+def prefetch(reader: ClipReader, batches: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    """Read batches one ahead of the consumer, in order."""
+    with ThreadPoolExecutor(1, thread_name_prefix="avs-feed") as pool:
+        pending = None
+        for rows in batches:
+            following = pool.submit(reader.read, rows)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()

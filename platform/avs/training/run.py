@@ -1,0 +1,123 @@
+"""A run folder: epoch checkpoints, pointers to the last and the best, metrics.jsonl, progress.
+
+Everything derives from the checkpoint that ``last.json`` names, whose trainer state holds the
+history: killed between two writes, the next start repairs the rest from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import yaml
+
+from avs import storage
+from avs.config import dump
+from avs.errors import ConfigError
+from avs.training.checkpoint import load_trainer_state
+from avs.training.config import TrainConfig
+
+__all__ = ["EpochMetrics", "Run"]
+
+EpochMetrics = dict[str, Any]
+# May differ between two starts of one run without making it another run.
+_FREE_KEYS = ("out", "scale", "train.epochs", "train.num_threads", "data.prepared", "inference")
+
+
+class Run:
+    """The files of one training run below ``out`` (local or ``s3://``)."""
+
+    def __init__(self, out: str) -> None:
+        self.out = storage.absolute(out)
+        self._progress_s = 0.0
+
+    def claim(self, config: TrainConfig) -> None:
+        """Write config.yaml, or refuse a folder that another configuration began.
+
+        Raises:
+            ConfigError: names the keys that differ.
+        """
+        uri = storage.join(self.out, "config.yaml")
+        mine = dump(config)
+        if storage.exists(uri):
+            theirs = yaml.safe_load(storage.read_bytes(uri))
+            changed = [k for k in _changed(mine, theirs) if not k.startswith(_FREE_KEYS)]
+            if changed:
+                raise ConfigError(
+                    f"out={self.out} holds a run with another configuration ({changed[0]} and "
+                    f"{len(changed) - 1} more differ): give another out=, or remove that folder."
+                )
+        storage.write_bytes(uri, yaml.safe_dump(mine, sort_keys=False).encode())
+
+    def last_state(self) -> tuple[str, dict[str, Any]] | None:
+        """URI and trainer state of the last committed epoch, or None for a new run."""
+        pointer = storage.join(self.out, "last.json")
+        if not storage.exists(pointer):
+            return None
+        uri = storage.join(self.out, storage.read_json(pointer)["checkpoint"])
+        return uri, load_trainer_state(uri)
+
+    def epoch_uri(self, epoch: int) -> str:
+        """Where the checkpoint of an epoch (from 1) goes."""
+        return storage.join(self.out, _epoch_name(epoch))
+
+    def commit(self, history: list[EpochMetrics]) -> None:
+        """Make the checkpoint of the last epoch in ``history`` count, and drop superseded ones."""
+        epoch, best = history[-1]["epoch"], best_epoch(history)
+        storage.write_json(storage.join(self.out, "last.json"), {"checkpoint": _epoch_name(epoch)})
+        self.repair(history)
+        for info in {i.path.split("/")[0] for i in self._checkpoint_files()}:
+            if info not in (_epoch_name(epoch).split("/")[1], _epoch_name(best).split("/")[1]):
+                storage.remove(storage.join(self.out, "checkpoints", info))
+
+    def repair(self, history: list[EpochMetrics]) -> None:
+        """Rewrite best.json and metrics.jsonl from the history of the last checkpoint."""
+        best = best_epoch(history)
+        storage.write_json(
+            storage.join(self.out, "best.json"),
+            {"checkpoint": _epoch_name(best), "val_j": history[best - 1]["val_j"]},
+        )
+        lines = "".join(json.dumps(m) + "\n" for m in history)
+        storage.write_bytes(storage.join(self.out, "metrics.jsonl"), lines.encode())
+
+    def read_metrics(self) -> list[EpochMetrics]:
+        """The lines of metrics.jsonl, empty before the first epoch."""
+        uri = storage.join(self.out, "metrics.jsonl")
+        if not storage.exists(uri):
+            return []
+        return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
+
+    def read_progress(self) -> str | None:
+        """The line that the run left last."""
+        uri = storage.join(self.out, "progress.json")
+        return str(storage.read_json(uri)["line"]) if storage.exists(uri) else None
+
+    def report_progress(self, line: str, *, every_s: float = 2.0) -> None:
+        """Leave a line for whoever follows the run (the driver, which is another process)."""
+        now_s = time.monotonic()
+        if now_s - self._progress_s >= every_s:
+            self._progress_s = now_s
+            storage.write_json(storage.join(self.out, "progress.json"), {"line": line})
+
+    def _checkpoint_files(self) -> list[storage.FileInfo]:
+        return storage.list_files(storage.join(self.out, "checkpoints"))
+
+
+def best_epoch(history: list[EpochMetrics]) -> int:
+    """The epoch (from 1) with the highest validation J; the last one where there is no J."""
+    scored = [(m["val_j"], m["epoch"]) for m in history if m["val_j"] is not None]
+    scored = [(j, e) for j, e in scored if not math.isnan(j)]
+    return int(max(scored, key=lambda s: (s[0], -s[1]))[1]) if scored else len(history)
+
+
+def _epoch_name(epoch: int) -> str:
+    return f"checkpoints/epoch-{epoch:04d}"
+
+
+def _changed(mine: Any, theirs: Any, prefix: str = "") -> list[str]:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        keys = sorted({*mine, *theirs})
+        return [c for k in keys for c in _changed(mine.get(k), theirs.get(k), f"{prefix}{k}.")]
+    return [] if mine == theirs else [prefix.rstrip(".")]
