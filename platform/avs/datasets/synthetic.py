@@ -10,6 +10,7 @@ config alone: it does not change with the number of clips or with the process th
 from __future__ import annotations
 
 import csv
+import itertools
 import enum
 import math
 import os
@@ -39,6 +40,7 @@ KINDS = ("disc", "square", "triangle", "ring", "cross")
 _SPLITS = ("train", "val", "test")
 _COLOURS = ((225, 60, 50), (60, 185, 75), (60, 105, 230), (240, 200, 50), (200, 70, 205))
 _RATE_HZ = 16000
+_PATH_DRAWS = 100
 _GOLDEN = 0.6180339887498949
 
 
@@ -216,23 +218,60 @@ def _render(spec: ClipSpec, config: SyntheticConfig) -> tuple[NDArray[np.uint8],
     times_s = np.arange(num_frames) / config.fps
     frames = _background(rng, times_s, config)
     owners = np.zeros((num_frames, height, width), np.uint8)
-    for layer, kind in enumerate(spec.visible, start=1):
-        diameter = round(min(height, width) * rng.uniform(0.28, 0.4))
-        inside, pixels = _sprite(rng, kind, diameter)
-        rows = _bounce(rng, times_s, height - diameter)
-        columns = _bounce(rng, times_s, width - diameter)
-        for n, (top, left) in enumerate(zip(rows, columns, strict=True)):
+    sprites = [
+        _sprite(rng, kind, round(min(height, width) * rng.uniform(0.28, 0.4)))
+        for kind in spec.visible
+    ]
+    paths = _paths(rng, times_s, [len(inside) for inside, _ in sprites], (height, width))
+    for layer, ((inside, pixels), path) in enumerate(zip(sprites, paths, strict=True), start=1):
+        diameter = len(inside)
+        for n, (top, left) in enumerate(path):
             window = np.s_[n, top : top + diameter, left : left + diameter]
             frames[window][inside] = pixels[inside]
             owners[window][inside] = layer
     return frames, owners
 
 
+def _paths(
+    rng: np.random.Generator,
+    times_s: NDArray[np.float64],
+    diameters_px: Sequence[int],
+    shape_px: tuple[int, int],
+) -> list[NDArray[np.int64]]:
+    """Top-left corners [N, 2] of each object: of many draws the one that keeps them most apart.
+
+    Objects may touch, but a sounding one that is hidden most of the time would be no fair target.
+    """
+    best: list[NDArray[np.int64]] = []
+    best_px = -math.inf
+    for _ in range(_PATH_DRAWS):
+        paths = [
+            np.stack([_bounce(rng, times_s, side - diameter) for side in shape_px], axis=1)
+            for diameter in diameters_px
+        ]
+        clearance_px = _clearance_px(paths, diameters_px)
+        if clearance_px > best_px:
+            best, best_px = paths, clearance_px
+        if best_px >= 0:
+            break
+    return best
+
+
+def _clearance_px(paths: Sequence[NDArray[np.int64]], diameters_px: Sequence[int]) -> float:
+    """The smallest gap between two objects' circles at any time; negative where they overlap."""
+    circles = [(path + d / 2, d) for path, d in zip(paths, diameters_px, strict=True)]
+    gaps = [
+        float(np.min(np.hypot(*(first - second).T)) - (d + e) / 2)
+        for (first, d), (second, e) in itertools.combinations(circles, 2)
+    ]
+    return min(gaps, default=math.inf)
+
+
 def _bounce(
     rng: np.random.Generator, times_s: NDArray[np.float64], room_px: int
 ) -> NDArray[np.int64]:
     """Positions in [0, room_px] at a constant speed, reflected at both ends."""
-    speed = rng.uniform(0.1, 0.35) * rng.choice([-1.0, 1.0])
+    speed = rng.uniform(0.05, 0.3) * rng.choice([-1.0, 1.0])
     phase = (rng.uniform(0.0, 2.0) + speed * times_s) % 2.0
     return np.asarray(np.rint(room_px * (1 - np.abs(1 - phase))), np.int64)
 

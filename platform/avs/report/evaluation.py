@@ -22,7 +22,7 @@ def write_report(
     run: str | None,
     class_names: tuple[str, ...],
 ) -> None:
-    """Write ``out/report.html``; ``rows`` are the scorers', ``run`` a run folder or None."""
+    """Write ``out/report.html`` and ``contact_sheet.png``; ``rows`` are the scorers', ``run`` a run folder or None."""
     conditions = metrics["conditions"]
     sections = [
         (
@@ -44,6 +44,7 @@ def write_report(
     ]
     if pictures:
         sheet = contact_sheet(pictures, num_classes=len(class_names))
+        storage.write_bytes(storage.join(out, "contact_sheet.png"), sheet)
         sections.append(("Contact sheet", picture(sheet, "frames, ground truth, predictions")))
     if len(class_names) == 2:
         sections.append(("Lowest J with the true sound", _worst(rows)))

@@ -64,14 +64,14 @@ def contact_sheet(
     figure = Figure(figsize=(2.0 * len(COLUMNS), 2.1 * rows + 0.3), layout="constrained")
     grid = figure.subplots(rows, len(COLUMNS), squeeze=False)
     palette = mask_palette(num_classes)
+    for axes, (_, title) in zip(grid[0], COLUMNS, strict=True):
+        axes.set_title(title, fontsize=9)
     for axes_row, (clip_id, arrays) in zip(grid, pictures, strict=True):
-        for axes, (key, title) in zip(axes_row, COLUMNS, strict=True):
+        for axes, (key, _) in zip(axes_row, COLUMNS, strict=True):
             frame = arrays["frame"]
             image = frame if key == "frame" else blend_mask(frame, arrays[key], palette=palette)
             axes.imshow(image)
             axes.set(xticks=[], yticks=[])
-            if axes_row is grid[0]:
-                axes.set_title(title, fontsize=9)
         axes_row[0].set_ylabel(_short(clip_id), fontsize=7)
     return _png(figure)
 

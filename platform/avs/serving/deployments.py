@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import ray
 from fastapi import FastAPI
+from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import (
     BackPressureError,
@@ -25,14 +27,12 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-import ray
 from avs.inference.outputs import OutputKind
 from avs.scale import ScaleConfig
 from avs.serving.app import build_app
 from avs.serving.limits import RETRY_AFTER_S, Limits, too_busy
 from avs.serving.messages import Answer, ApiError, Refusal
 from avs.serving.segmenter import VideoSegmenter
-from ray import serve
 
 __all__ = ["APP_NAME", "INGRESS_CPUS", "build_application"]
 

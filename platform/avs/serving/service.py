@@ -17,12 +17,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+import ray
+from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-import ray
 from avs.errors import AvsError, ConfigError
 from avs.inference.predictor import Predictor
 from avs.scale import ScaleConfig
@@ -30,7 +32,6 @@ from avs.serving.config import ServeConfig
 from avs.serving.deployments import APP_NAME, INGRESS_CPUS, build_application
 from avs.serving.limits import Limits
 from avs.serving.tokens import TOKENS_VARIABLE, token_digests
-from ray import serve
 
 __all__ = ["serve_checkpoint", "start", "stop"]
 
@@ -39,12 +40,13 @@ _POLL_S = 0.2
 _STOP_TIMEOUT_S = 30.0
 
 
-def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] = print) -> None:
-    """Serve until Ctrl-C or SIGTERM, then shut Serve down.
+def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM, then shut Serve down. ``say`` prints unless given.
 
     Raises:
         ConfigError, CheckpointError, AvsError: the service cannot start.
     """
+    say = say or partial(print, flush=True)  # at once, into a log file too
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         url = start(config)
