@@ -21,6 +21,7 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
     """Use the cluster at RAY_ADDRESS (as inside ``ray job submit``), else start Ray here."""
     local = not os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune prints boxes even when told not to
     if local and "RAY_AUTH_MODE" not in os.environ:
         # A token that lives and dies with this instance: Ray's own default would write one to the
         # home folder, where later `ray start` calls pick it up. Ray reads both when imported.

@@ -86,8 +86,11 @@ class Lease:
         ).encode()
 
     def _is_ours(self) -> bool:
-        found = _read(self._uri)
-        return found is not None and found.get("owner") == self.owner
+        try:
+            self.check()
+        except LeaseError:
+            return False
+        return True
 
     def _beat(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
@@ -125,7 +128,7 @@ class Lease:
 def check_owner(out: str, owner: str) -> None:
     """Raise LeaseError unless the lease of ``out`` belongs to ``owner`` (usable in any process)."""
     found = _read(storage.join(out, LEASE_NAME))
-    if found is None or found.get("owner") != owner:
+    if found is None or found["owner"] != owner:
         holder = found["owner"] if found else "nobody"
         raise LeaseError(
             f"{out}: the lease of {owner} was lost to {holder}; nothing was committed."
@@ -134,7 +137,13 @@ def check_owner(out: str, owner: str) -> None:
 
 def _read(uri: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = storage.read_json(uri)
+        data = storage.read_bytes(uri)
     except DataError:
         return None
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"owner", "job", "count", "time"} <= found.keys():
+        raise LeaseError(f"{uri} is not a lease: remove that file if no run writes there.")
     return found

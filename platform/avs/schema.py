@@ -143,7 +143,7 @@ def decode_column(table: pa.Table, name: str) -> list[Any]:
 
 
 def check_schema(schema: pa.Schema, uri: str) -> None:
-    """Refuse a Parquet file of another schema version, or one that is not a clip shard."""
+    """Refuse a Parquet file of another schema version, without a column, or of something else."""
     found = (schema.metadata or {}).get(b"avs.schema_version")
     if found is None:
         raise DataError(f"{uri} is not a clip shard (no avs.schema_version in its metadata).")
@@ -152,6 +152,10 @@ def check_schema(schema: pa.Schema, uri: str) -> None:
             f"{uri} has schema version {int(found)}, this code reads {SCHEMA_VERSION}: "
             "run jobs/prepare.py again, or use the version of avs that wrote it."
         )
+    least = ClipFormat(num_frames=1, height_px=1, width_px=1, class_names=(), with_waveform=False)
+    for name in arrow_schema(least).names:
+        if name not in schema.names:
+            raise DataError(f"{uri} has no column {name!r}: run jobs/prepare.py again.")
 
 
 def _array_field(name: str, dtype: type, shape: tuple[int, ...]) -> pa.Field:

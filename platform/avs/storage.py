@@ -102,7 +102,7 @@ def list_files(uri: str) -> list[FileInfo]:
     infos = [
         FileInfo(os.path.relpath(name, path), int(info["size"] or 0), _version(info))
         for name, info in found.items()
-        if not name.endswith(".tmp")
+        if not name.endswith(".tmp") and not _is_marker(info)
     ]
     return sorted(infos, key=lambda info: info.path)
 
@@ -202,8 +202,11 @@ def put_file(local: str | Path, uri: str) -> None:
 
 def remove(uri: str) -> None:
     """Remove a file or a folder with all it holds; nothing happens when it is absent."""
-    _, fs, path = _open(uri)
-    if fs.exists(path):
+    scheme, fs, path = _open(uri)
+    if scheme != "file":
+        for name in fs.find(path):  # fs.rm takes "[1]" or "*" in a name for a pattern
+            fs.rm_file(name)
+    elif fs.exists(path):
         fs.rm(path, recursive=True)
 
 
@@ -247,7 +250,14 @@ def _open(uri: str) -> tuple[str, Any, str]:
     if scheme == "file":
         bare = uri.removeprefix("file://")
         return scheme, fsspec.filesystem("file"), str(Path(bare).expanduser().absolute())
-    return scheme, fsspec.filesystem(scheme), uri[len(scheme) + 3 :].rstrip("/")
+    # A cached listing would hide what other processes have written or removed since.
+    fs = fsspec.filesystem(scheme, use_listings_cache=False)
+    return scheme, fs, uri[len(scheme) + 3 :].rstrip("/")
+
+
+def _is_marker(info: dict[str, Any]) -> bool:
+    """Whether an S3 object only stands for a folder, as consoles make them."""
+    return str(info.get("Key", "")).endswith("/")
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from avs.datasets.base import ClipSource, DataConfig, MediaSource
 from avs.errors import DataError
 from avs.schema import Source
 
-__all__ = ["find_csv", "list_ms3", "list_s4", "read_csv"]
+__all__ = ["find_csv", "list_ms3", "list_s4", "mark_repeated", "read_csv", "split_problem"]
 
 SPLITS = ("train", "val", "test")
 
@@ -67,7 +67,7 @@ def list_s4(config: DataConfig) -> list[ClipSource]:
         )
         num_masks = 1 if split == "train" else config.num_frames
         clips.append(_clip("s4", "Single-source", row, (category,), paths, num_masks, tree, config))
-    return list(_mark_repeated(clips))
+    return list(mark_repeated(clips))
 
 
 def list_ms3(config: DataConfig) -> list[ClipSource]:
@@ -87,7 +87,7 @@ def list_ms3(config: DataConfig) -> list[ClipSource]:
         named = tuple(c for c in (row.get("category") or "").split("_") if c)
         clip = _clip("ms3", "Multi-sources", row, named, paths, config.num_frames, tree, config)
         clips.append(clip)
-    return list(_mark_repeated(clips))
+    return list(mark_repeated(clips))
 
 
 def find_csv(root: str, name: str) -> str:
@@ -113,7 +113,8 @@ def read_csv(uri: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """The rows of a csv with a header.
 
     Raises:
-        DataError: a needed column is missing; names the file, the column and the ones there are.
+        DataError: not a csv, empty, or without a needed column; names the file, the column and
+            the ones there are.
     """
     text = storage.read_bytes(uri).decode("utf-8-sig", errors="replace")
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
@@ -123,14 +124,18 @@ def read_csv(uri: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
         raise DataError(
             f"{uri} has no column {missing[0]!r}; it has: {', '.join(present) or 'nothing'}."
         )
-    rows = [{k: (v or "") for k, v in row.items() if isinstance(k, str)} for row in reader]
+    try:
+        rows = [{k: (v or "") for k, v in row.items() if isinstance(k, str)} for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{uri} is not a csv ({error}).") from None
     if not rows:
         raise DataError(f"{uri} lists no clips.")
     return rows
 
 
 def _numbered(pattern: str, count: int) -> tuple[str, ...]:
-    return tuple(pattern.replace("{}", str(k)) for k in range(1, count + 1))
+    head, _, tail = pattern.rpartition("{}")  # a clip's name may hold "{}" too
+    return tuple(f"{head}{k}{tail}" for k in range(1, count + 1))
 
 
 def _clip(
@@ -175,8 +180,8 @@ def _problem(
     tree: _Tree,
     config: DataConfig,
 ) -> str | None:
-    if split not in SPLITS:
-        return f"split {split!r} is not one of {', '.join(SPLITS)}"
+    if wrong := split_problem(split):
+        return wrong
     if config.media is MediaSource.RAW and not raw:
         return f"{paths.video} is missing"
     if config.media is MediaSource.PREPROCESSED and not preprocessed:
@@ -187,7 +192,12 @@ def _problem(
     return f"mask {absent[0]} is missing" if absent else None
 
 
-def _mark_repeated(clips: list[ClipSource]) -> Iterator[ClipSource]:
+def split_problem(split: str) -> str | None:
+    """What is wrong with the split of a csv row, if anything."""
+    return None if split in SPLITS else f"split {split!r} is not one of {', '.join(SPLITS)}"
+
+
+def mark_repeated(clips: list[ClipSource]) -> Iterator[ClipSource]:
     """Let each clip id through once; later rows of the same name become rejects of their own."""
     seen: dict[str, int] = {}
     for clip in clips:

@@ -7,7 +7,7 @@ come from the order of the keys in label2idx.json, because copies with 1-based v
 from __future__ import annotations
 
 from avs import storage
-from avs.datasets.avsbench_object import find_csv, read_csv
+from avs.datasets.avsbench_object import find_csv, mark_repeated, read_csv, split_problem
 from avs.datasets.base import ClipSource, DataConfig, MaskKind
 from avs.errors import DataError
 from avs.schema import Source
@@ -32,7 +32,7 @@ def list_avss(config: DataConfig) -> list[ClipSource]:
     root = find_csv(config.root, "metadata.csv")
     files = {f.path: f for f in storage.list_files(root)}
     rows = read_csv(storage.join(root, "metadata.csv"), ("uid", "a_obj", "split", "label"))
-    return [_clip(root, row, files, config) for row in rows]
+    return list(mark_repeated([_clip(root, row, files, config) for row in rows]))
 
 
 def _clip(
@@ -48,10 +48,10 @@ def _clip(
     masks = [f"{base}/{folder}/{k}.png" for k in range(num_masks)]
     audio = f"{base}/audio.wav"
     absent = [p for p in (*frames, audio, *masks) if p not in files]
-    problem = None
+    problem = split_problem(row["split"])
     if not count:
         problem = f"label {label!r} is not one of {', '.join(_FRAMES)}"
-    elif absent:
+    elif absent and problem is None:
         problem = f"{absent[0]} is missing"
     main = files.get(audio)
     return ClipSource(

@@ -71,7 +71,7 @@ def _escape(part: str) -> str:
     if len(safe.encode()) > _MAX_NAME_BYTES:
         digest = hashlib.sha256(part.encode("utf-8", "surrogateescape")).hexdigest()[:12]
         safe = safe.encode()[: _MAX_NAME_BYTES - 16].decode(errors="ignore") + f"%{digest}"
-    return safe or "%00"
+    return safe or "%"  # no other part gives this: a "%" of its own becomes %25
 
 
 class _LazyMasks(Sequence[np.ndarray]):

@@ -140,16 +140,20 @@ class Predictor:
                 for position in window.new:
                     yield self._mask(logits_tkhw[position], size_px, threshold)
 
-    def segment_video(self, path: str, *, threshold: float = 0.5) -> MaskTrack:
+    def segment_video(
+        self, path: str, *, threshold: float = 0.5, max_duration_s: float | None = None
+    ) -> MaskTrack:
         """Decode a local video file and segment it, one mask a second at its displayed size.
 
-        A video without sound counts as silent.
+        A video without sound counts as silent; one longer than ``max_duration_s`` is refused.
 
         Raises:
             MediaError: the file cannot be used; the message says why.
         """
         side = self.clip.image_size_px
-        video = decode_video(path, size_px=(side, side), sampling=Sampling.TIME)
+        video = decode_video(
+            path, size_px=(side, side), sampling=Sampling.TIME, max_duration_s=max_duration_s
+        )
         size_px = (video.info.height_px, video.info.width_px)
         masks = self.segment(video.frames, video.samples, size_px=size_px, threshold=threshold)
         warnings = list(video.warnings)

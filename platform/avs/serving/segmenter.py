@@ -53,7 +53,7 @@ class VideoSegmenter:
         if duration_s > self._max_duration_s:
             limit = f"at most {self._max_duration_s:g} s are taken"
             return Refusal(422, "too_long", f"{name}: lasts {duration_s:.1f} s, {limit}")
-        track = self._predictor.segment_video(str(path))
+        track = self._predictor.segment_video(str(path), max_duration_s=self._max_duration_s)
         track.warnings = [_public(w, path, name) for w in track.warnings]
         if kind is OutputKind.RLE_JSON:
             return Answer(_json(track, name))

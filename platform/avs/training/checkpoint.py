@@ -8,6 +8,7 @@ written; ``last.json`` and ``best.json`` of a run point to them and are replaced
 from __future__ import annotations
 
 import io
+import pickle
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,14 +98,20 @@ def load_checkpoint(uri: str) -> Checkpoint:
         CheckpointError: missing, incomplete, or of another version; says what to do.
     """
     uri = resolve_checkpoint(uri)
-    text = storage.read_bytes(storage.join(uri, "config.yaml"))
-    plain = yaml.safe_load(text)
+    try:
+        plain = yaml.safe_load(storage.read_bytes(storage.join(uri, "config.yaml")))
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{uri}/config.yaml cannot be read: {reason}") from None
     version = plain.get("checkpoint_version") if isinstance(plain, dict) else None
     if version != CHECKPOINT_VERSION:
         raise CheckpointError(
             f"{uri}/config.yaml has checkpoint_version {version}, this code reads "
             f"{CHECKPOINT_VERSION}: use the avs version that wrote it, or train again."
         )
+    absent = [key for key in ("clip", "model", "inference") if key not in plain]
+    if absent:
+        raise CheckpointError(f"{uri}/config.yaml has no {absent[0]}: it is not whole.")
     clip = plain["clip"]
     try:
         weights = safetensors.torch.load(storage.read_bytes(f"{uri}/weights.safetensors"))
@@ -130,9 +137,19 @@ def copy_checkpoint(source: str, target: str) -> None:
 
 
 def load_trainer_state(uri: str) -> dict[str, Any]:
-    """The optimiser and bookkeeping of a checkpoint, read without unpickling objects."""
-    data = io.BytesIO(storage.read_bytes(storage.join(uri, "trainer_state.pt")))
-    state: dict[str, Any] = torch.load(data, map_location="cpu", weights_only=True)
+    """The optimiser and bookkeeping of a checkpoint, read without unpickling objects.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    name = storage.join(uri, "trainer_state.pt")
+    if not storage.exists(name):
+        raise CheckpointError(f"{name} does not exist: this checkpoint cannot be gone on with.")
+    data = io.BytesIO(storage.read_bytes(name))
+    try:
+        state: dict[str, Any] = torch.load(data, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
     return state
 
 

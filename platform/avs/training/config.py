@@ -46,7 +46,8 @@ class LoopConfig:
     """The optimisation. ``batch_size`` counts clips on each worker.
 
     ``image_size_px`` resizes the prepared frames (null: as prepared). ``flip`` mirrors half of the
-    clips. ``num_threads`` is what each worker computes with.
+    clips. ``num_threads`` is what each worker computes with. The audio network, where it is
+    trained, learns at ``audio_learning_rate_factor`` times the learning rate.
     """
 
     epochs: int
@@ -58,6 +59,7 @@ class LoopConfig:
     flip: bool
     image_size_px: int | None
     num_threads: int
+    audio_learning_rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "num_threads"):
@@ -65,6 +67,9 @@ class LoopConfig:
                 raise ConfigError(f"train.{key}={getattr(self, key)} must be at least 1.")
         if self.learning_rate <= 0:
             raise ConfigError(f"train.learning_rate={self.learning_rate} must be positive.")
+        if self.audio_learning_rate_factor <= 0:
+            value = self.audio_learning_rate_factor
+            raise ConfigError(f"train.audio_learning_rate_factor={value} must be positive.")
         if self.weight_decay < 0:
             raise ConfigError(f"train.weight_decay={self.weight_decay} must not be negative.")
         if self.image_size_px is not None and self.image_size_px < 32:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ class _Training:
         self.system: AvsSystem = build_system(self.model_config).to(worker.device)
         self.ddp = worker.wrap(self.system)
         self.optimizer = torch.optim.AdamW(
-            [p for p in self.system.parameters() if p.requires_grad],
+            _parameter_groups(self.system, config.train),
             lr=config.train.learning_rate,
             weight_decay=config.train.weight_decay,
         )
@@ -94,6 +95,16 @@ class _Training:
         self.num_steps = steps_per_epoch(
             len(self.reader), world_size=worker.world_size, batch_size=config.train.batch_size
         )
+
+
+def _parameter_groups(system: AvsSystem, loop: LoopConfig) -> list[dict[str, Any]]:
+    """The trained parameters, with the factor of their learning rate."""
+    parts = ((system.segmenter, 1.0), (system.audio, loop.audio_learning_rate_factor))
+    groups = [
+        {"params": [p for p in part.parameters() if p.requires_grad], "factor": factor}
+        for part, factor in parts
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
@@ -202,7 +213,7 @@ def _flip(batch: Batch, chosen: Tensor) -> None:
 
 def _step(state: _Training, batch: Batch, lr: float) -> dict[str, float]:
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["factor"]
     with autocast(state.config.train.precision, state.worker.device):
         output = state.ddp(batch.frames, batch.log_mel, padding_flags(batch))
     losses = compute_loss(output, batch.masks, batch.mask_valid, config=state.loss_config)

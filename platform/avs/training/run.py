@@ -23,7 +23,7 @@ __all__ = ["EpochMetrics", "Run"]
 
 EpochMetrics = dict[str, Any]
 # May differ between two starts of one run without making it another run.
-_FREE_KEYS = ("out", "scale", "train.epochs", "train.num_threads", "data.prepared", "inference")
+_FREE_KEYS = ("out", "scale", "train.epochs", "train.num_threads", "inference")
 
 
 class Run:

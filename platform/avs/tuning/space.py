@@ -29,7 +29,7 @@ class Dimension:
             )
         if self.choice is not None and not self.choice:
             raise ConfigError(f"space {self.key}: choice is empty.")
-        bounds = self.uniform or self.loguniform
+        bounds = self.loguniform if self.uniform is None else self.uniform
         if bounds is not None:
             ordered = len(bounds) == 2 and bounds[0] < bounds[1]
             if not ordered or (self.loguniform and bounds[0] <= 0):
