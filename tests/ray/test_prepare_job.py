@@ -10,17 +10,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from small_configs import SCALE
 
 from avs.datasets import DataConfig
 from avs.datasets.synthetic import Layout, SyntheticConfig, write_synthetic
 from avs.errors import DataError
 from avs.prepare import PrepareConfig, read_manifest
 from avs.prepare.pipeline import prepare
-from avs.scale import ScaleConfig
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
-
-SCALE = ScaleConfig(num_workers=2, cpus_per_worker=1, gpus_per_worker=0)
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +103,11 @@ def test_killed_and_started_again_it_equals_the_uninterrupted_run(
     """SIGKILL of the driver after the first shard; the rerun keeps that shard as it is."""
     reference, out = tmp_path / "reference", tmp_path / "out"
     prepare(_config(s4_root, reference), say=lambda _: None)
-    job = subprocess.Popen(
-        [sys.executable, "-u", __file__, str(s4_root), str(out)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert job.stdout is not None
-    assert job.stdout.readline() == "first shard written\n"
-    job.send_signal(signal.SIGKILL)
-    job.wait()
+    command = [sys.executable, "-u", __file__, str(s4_root), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "first shard written\n"
+        job.send_signal(signal.SIGKILL)
     assert not (out / "manifest.json").exists()
     with pytest.raises(DataError, match="no manifest"):
         read_manifest(str(out))

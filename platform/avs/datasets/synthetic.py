@@ -10,8 +10,8 @@ config alone: it does not change with the number of clips or with the process th
 from __future__ import annotations
 
 import csv
-import itertools
 import enum
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.data import ActorPoolStrategy
 
-import ray
 from avs import storage
 from avs.config import dump
 from avs.datasets.folder import list_videos

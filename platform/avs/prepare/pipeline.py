@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 import ray
+
 from avs import __version__, storage
 from avs.config import dump
 from avs.datasets import DataConfig, dataset_spec

@@ -22,7 +22,10 @@ def write_report(
     run: str | None,
     class_names: tuple[str, ...],
 ) -> None:
-    """Write ``out/report.html`` and ``contact_sheet.png``; ``rows`` are the scorers', ``run`` a run folder or None."""
+    """Write ``out/report.html`` and ``out/contact_sheet.png``.
+
+    ``rows`` are those of the scorers; ``run`` is the run folder for the curves, or None.
+    """
     conditions = metrics["conditions"]
     sections = [
         (

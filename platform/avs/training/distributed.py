@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-import ray
 from avs import storage
 from avs.config import build, dump
 from avs.errors import AvsError, ConfigError, DataError

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
@@ -27,7 +28,6 @@ from avs.training.distributed import check_resources
 from avs.training.loop import Worker, train
 from avs.tuning.config import TuneConfig
 from avs.tuning.space import Dimension, apply
-from ray import tune
 
 __all__ = ["tune_sweep"]
 
