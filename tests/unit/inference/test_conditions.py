@@ -1,0 +1,44 @@
+"""Whose sound a clip gets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from avs.inference.conditions import Condition, choose_donors, log_mel_for
+from avs.media.audio import silence_log_mel
+
+
+def test_a_donor_shares_no_category_and_has_one_where_there_is_such_a_clip() -> None:
+    rng = np.random.default_rng(0)
+    kinds = ("dog", "cat", "bell", "car")
+    clips = [tuple(rng.choice(kinds, rng.integers(0, 3), replace=False)) for _ in range(40)]
+    donors = choose_donors(clips)
+    assert len(donors) == 40
+    for index, donor in enumerate(donors):
+        assert donor != index
+        assert clips[donor]
+        assert not set(clips[donor]) & set(clips[index])
+
+
+def test_the_donor_is_the_next_clip_that_fits_from_the_first_again() -> None:
+    clips = [("a",), ("a", "b"), (), ("c",), ("a",)]
+    assert choose_donors(clips) == [3, 3, 3, 4, 3]
+
+
+def test_clips_of_one_kind_still_get_another_clips_sound() -> None:
+    assert choose_donors([("dog",)] * 3) == [1, 2, 0]
+    assert choose_donors([()] * 3) == [1, 2, 0]
+
+
+def test_a_single_clip_keeps_its_own_sound_and_none_need_none() -> None:
+    assert choose_donors([("dog",)]) == [0]
+    assert choose_donors([]) == []
+
+
+@pytest.mark.parametrize("condition", list(Condition))
+def test_each_condition_is_heard(condition: Condition) -> None:
+    rng = np.random.default_rng(0)
+    own, donor = rng.normal(size=(2, 5, 1, 96, 64)).astype(np.float32)
+    wanted = {"true": own, "silent": silence_log_mel(5), "swapped": donor}[condition.value]
+    assert np.array_equal(log_mel_for(condition, own, donor), wanted)

@@ -1,0 +1,183 @@
+"""A run folder: who may go on with it, and what it points to after any interruption."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_clips import train_config
+
+from avs import storage
+from avs.errors import ConfigError
+from avs.training.checkpoint import ClipSpec, save_checkpoint
+from avs.training.config import TrainConfig
+from avs.training.run import Run, best_epoch
+
+
+def _history(*scores: float | None) -> list[dict[str, Any]]:
+    return [
+        {"epoch": k, "loss": 1.0 / k, "val_j": score, "val_f": score}
+        for k, score in enumerate(scores, 1)
+    ]
+
+
+def _commit(run: Run, history: list[dict[str, Any]]) -> None:
+    save_checkpoint(
+        run.epoch_uri(history[-1]["epoch"]),
+        weights={"x": torch.ones(1)},
+        config={},
+        clip=ClipSpec(num_frames=5, image_size_px=64, class_names=("a", "b")),
+        metrics=history[-1],
+        card="",
+        trainer_state={"history": history},
+    )
+    run.commit(history)
+
+
+def _kept(out: str) -> set[str]:
+    return {f.path.split("/")[0] for f in storage.list_files(storage.join(out, "checkpoints"))}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    return train_config(tmp_path / "prepared", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ((0.2, 0.5, 0.4), 2),
+        ((0.5, 0.5), 1),
+        ((math.nan, 0.1, math.nan), 2),
+        ((None, None, None), 3),
+        ((math.nan, math.nan), 2),
+        ((0.0,), 1),
+    ],
+)
+def test_the_best_epoch_has_the_highest_j_and_is_the_last_without_one(
+    scores: tuple[float | None, ...], best: int
+) -> None:
+    assert best_epoch(_history(*scores)) == best
+
+
+def test_a_folder_is_claimed_again_by_the_same_configuration(config: TrainConfig) -> None:
+    run = Run(config.out)
+    run.claim(config)
+    run.claim(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"seed": 6}, "seed"),
+        ({"model": {"backbone": "test_convnext"}}, r"model\.backbone"),
+        ({"model": {"options": {"fusion_width": 8}}}, r"model\.options\.fusion_width"),
+        ({"train": {"batch_size": 4}}, r"train\.batch_size"),
+        ({"train": {"learning_rate": 1.0}}, r"train\.learning_rate"),
+        ({"loss": {"dice_weight": 1.0}}, r"loss\.dice_weight"),
+        ({"data": {"prepared": "s3://other"}}, r"data\.prepared"),
+    ],
+)
+def test_a_folder_of_another_configuration_is_refused_by_key(
+    config: TrainConfig, change: dict[str, Any], key: str
+) -> None:
+    run = Run(config.out)
+    run.claim(config)
+    before = storage.read_bytes(storage.join(config.out, "config.yaml"))
+    with pytest.raises(ConfigError, match=rf"out=.*another configuration \({key} and 0 more"):
+        run.claim(_changed(config, change))
+    assert storage.read_bytes(storage.join(config.out, "config.yaml")) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": {"epochs": 9}},
+        {"train": {"num_threads": 4}},
+        {"scale": {"num_workers": 2}},
+        {"inference": {"windows_per_forward": 8}},
+    ],
+)
+def test_what_may_differ_between_two_starts_does(
+    config: TrainConfig, change: dict[str, Any]
+) -> None:
+    run = Run(config.out)
+    run.claim(config)
+    run.claim(_changed(config, change))
+
+
+def _changed(config: TrainConfig, change: dict[str, Any]) -> TrainConfig:
+    values = {
+        key: replace(getattr(config, key), **value) if isinstance(value, dict) else value
+        for key, value in change.items()
+    }
+    return replace(config, **values)
+
+
+def test_a_commit_keeps_the_best_and_the_last_checkpoint(place: str) -> None:
+    run = Run(place)
+    assert run.last_state() is None
+    kept = []
+    scores = (0.2, 0.6, 0.3, 0.4, 0.7)
+    for epoch in range(1, 6):
+        _commit(run, _history(*scores[:epoch]))
+        kept.append(sorted(int(name[-4:]) for name in _kept(place)))
+        last = run.last_state()
+        assert last is not None
+        assert last[0] == run.epoch_uri(epoch)
+        assert len(last[1]["history"]) == epoch
+    assert kept == [[1], [2], [2, 3], [2, 4], [5]]
+    assert storage.read_json(storage.join(place, "best.json")) == {
+        "checkpoint": "checkpoints/epoch-0005",
+        "val_j": 0.7,
+    }
+
+
+def test_metrics_hold_one_line_an_epoch_whatever_was_lost(tmp_path: Path) -> None:
+    run = Run(str(tmp_path))
+    assert run.read_metrics() == []
+    history = _history(0.1, 0.2)
+    _commit(run, history)
+    assert run.read_metrics() == history
+    for damage in ("", '{"epoch": 1}\n{"epo', "{}\n" * 5):
+        (tmp_path / "metrics.jsonl").write_text(damage)
+        (tmp_path / "best.json").unlink()
+        state = run.last_state()
+        assert state is not None
+        run.repair(state[1]["history"])
+        assert run.read_metrics() == history
+        assert storage.read_json(str(tmp_path / "best.json"))["val_j"] == 0.2
+
+
+def test_a_kill_between_checkpoint_and_commit_leaves_the_epoch_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(str(tmp_path))
+    _commit(run, _history(0.1))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _commit(run, _history(0.1, 0.2))
+    state = run.last_state()
+    assert state is not None
+    assert state[0] == run.epoch_uri(1)
+    _commit(run, _history(0.1, 0.2))
+    assert _kept(str(tmp_path)) == {"epoch-0002"}
+
+
+def test_the_last_progress_line_is_kept_and_not_written_too_often(tmp_path: Path) -> None:
+    run = Run(str(tmp_path))
+    assert run.read_progress() is None
+    run.report_progress("step 1")
+    run.report_progress("step 2")
+    assert Run(str(tmp_path)).read_progress() == "step 1"
+    run.report_progress("step 3", every_s=0)
+    assert run.read_progress() == "step 3"
