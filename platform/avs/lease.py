@@ -94,10 +94,13 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
-            if not self._is_ours():
-                return
-            self._count += 1
-            storage.write_bytes(self._uri, self._content())
+            try:
+                if not self._is_ours():
+                    return
+                self._count += 1
+                storage.write_bytes(self._uri, self._content())
+            except OSError:  # storage that fails for a moment: the next beat is in time
+                continue
 
     def _wait_for_stale(self) -> None:
         first = _read(self._uri)
