@@ -79,7 +79,7 @@ def head(request: pytest.FixtureRequest) -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_submitted_job_prepares_clips(head: Head, tmp_path: Path) -> None:
     out = tmp_path / "prepared"
     printed = head.submit(
@@ -100,7 +100,7 @@ def test_submitted_job_prepares_clips(head: Head, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_workers_import_the_uploaded_code(head: Head) -> None:
     if head.env["RAY_AUTH_MODE"] == "token":
         assert _status(head, "/api/jobs/", token="") == 401

@@ -18,7 +18,7 @@ from avs.errors import DataError
 from avs.prepare import PrepareConfig, read_manifest
 from avs.prepare.pipeline import prepare
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from avs.training.config import PreparedConfig
 from avs.tuning.config import TuneConfig
 from avs.tuning.sweep import tune_sweep
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
 SYNTHETIC = SyntheticConfig(
     layout=Layout.MS3, num_train=4, num_val=2, num_test=4, size_px=64, duration_s=5

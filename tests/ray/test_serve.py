@@ -101,14 +101,14 @@ def _error(response: httpx.Response) -> tuple[int, str, str]:
     return response.status_code, body["error"]["code"], body["error"]["message"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_it_is_ready_when_started(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
     assert client.get("/docs").status_code == 404
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_masks_equal_the_predictor_and_the_bucket_job(
     client: httpx.Client, video: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -136,7 +136,7 @@ def test_masks_equal_the_predictor_and_the_bucket_job(
     assert served == json.loads((tmp_path / row["folder"] / "masks.json").read_text())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_overlay_plays_with_its_sound(
     client: httpx.Client, video: Path, tmp_path: Path
 ) -> None:
@@ -152,7 +152,7 @@ def test_the_overlay_plays_with_its_sound(
     assert drawn.samples is not None
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_video_without_sound_counts_as_silent(client: httpx.Client, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3), dtype=np.uint8)
     write_mp4(tmp_path / "mute.mp4", frames, fps=8, samples=None)
@@ -162,7 +162,7 @@ def test_a_video_without_sound_counts_as_silent(client: httpx.Client, tmp_path: 
     assert any("silence" in w for w in response.json()["warnings"])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_bad_files_are_refused_in_plain_words(client: httpx.Client, video: Path) -> None:
     whole = video.read_bytes()
     bad = {
@@ -184,7 +184,7 @@ def test_bad_files_are_refused_in_plain_words(client: httpx.Client, video: Path)
         assert "Traceback" not in response.text
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_long_video_is_refused_before_it_is_decoded(client: httpx.Client, tmp_path: Path) -> None:
     frames = np.zeros((20, 32, 32, 3), np.uint8)
     write_mp4(tmp_path / "long.mp4", frames, fps=2, samples=None)
@@ -194,7 +194,7 @@ def test_a_long_video_is_refused_before_it_is_decoded(client: httpx.Client, tmp_
     assert "8 s" in response.text
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_requests_are_bounded(client: httpx.Client) -> None:
     big = b"x" * (MAX_BODY_BYTES + 1)
     assert _error(_post(client, "big.mp4", big))[:2] == (413, "too_large")
@@ -208,7 +208,7 @@ def test_requests_are_bounded(client: httpx.Client) -> None:
     assert client.get("/healthz").status_code == 200
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_burst_gets_masks_or_a_429(client: httpx.Client, video: Path) -> None:
     data = video.read_bytes()
     with ThreadPoolExecutor(8) as pool:
@@ -221,14 +221,14 @@ def test_a_burst_gets_masks_or_a_429(client: httpx.Client, video: Path) -> None:
     assert all("retry-after" in r.headers for r in busy)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_second_service_is_refused(url: str, tiny_checkpoint: Path) -> None:
     with pytest.raises(AvsError, match="already runs"):
         service.start(_config(tiny_checkpoint), environ={})
     assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_wrong_configuration_is_refused_before_deploying(
     tiny_checkpoint: Path, tmp_path: Path
@@ -265,7 +265,7 @@ def test_the_job_refuses_an_open_door(tiny_checkpoint: Path) -> None:
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_job_serves_with_tokens_until_it_is_told_to_stop(
     tiny_checkpoint: Path, video: Path
 ) -> None:

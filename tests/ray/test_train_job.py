@@ -25,7 +25,7 @@ from avs.training.checkpoint import load_checkpoint
 from avs.training.config import TrainConfig
 from avs.training.distributed import train_distributed
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("ray_cluster")]
 
 REPO = Path(__file__).parents[2]
 

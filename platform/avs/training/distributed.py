@@ -132,7 +132,11 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
 
 
 def _wrap(module: torch.nn.Module) -> torch.nn.Module:
-    prepared: torch.nn.Module = ray.train.torch.prepare_model(module)
+    # The loop shares batch-norm statistics itself, once an epoch, before it validates.
+    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    prepared: torch.nn.Module = ray.train.torch.prepare_model(
+        module, parallel_strategy_kwargs=options
+    )
     return prepared
 
 
