@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,8 +27,6 @@ from avs.training.config import TrainConfig
 from avs.training.distributed import train_distributed
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("ray_cluster")]
-
-REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +62,15 @@ def test_killed_and_started_again_it_equals_the_uninterrupted_run(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     history = train_distributed(_config(prepared, whole), say=lambda _: None)
 
-    # A process group of its own: its Ray instance dies with it, as when a machine is lost.
+    # Its Ray instance dies with it, as when a machine is lost.
     command = [sys.executable, __file__, str(prepared), str(killed)]
-    environment = {**os.environ, "PYTHONPATH": str(REPO / "tests")}
-    with subprocess.Popen(command, start_new_session=True, env=environment) as job:
+    mark = f"AVS_TEST_RUN={killed}"
+    environment = dict(os.environ, AVS_TEST_RUN=str(killed))
+    with subprocess.Popen(command, env=environment) as job:
         try:
             _wait_for(killed / "last.json", job)
         finally:
-            os.killpg(job.pid, signal.SIGKILL)
+            _kill_all(mark)
     done = len((killed / "metrics.jsonl").read_text().splitlines())
     assert 1 <= done < 3
 
@@ -140,6 +140,15 @@ def _wait_for(path: Path, job: subprocess.Popen[bytes], deadline_s: float = 240)
         assert job.poll() is None, "the job ended before its first epoch"
         assert time.monotonic() < end_s, f"{path} did not appear"
         time.sleep(0.02)
+
+
+def _kill_all(mark: str) -> None:
+    """SIGKILL every process that inherited ``mark`` in its environment."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if mark.encode() in (folder / "environ").read_bytes():
+                    os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _rank_pids() -> list[int]:
