@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 __all__ = ["Progress"]
 
-_MIN_DONE = 5
-
 
 class Progress:
     """Count finished items of ``total`` and say so now and then.
@@ -42,6 +40,6 @@ class Progress:
         rate = self.done / max(now_s - self._start_s, 1e-9)
         left_s = (self._total - self.done) / rate if rate else 0.0
         line = f"{self._name}: {self.done}/{self._total} {self._unit}, {rate:.1f}/s"
-        if _MIN_DONE <= self.done < self._total:  # the first ones pay for the start-up
+        if self.done < self._total:
             line += f", about {left_s:.0f} s left"
         self._say(line + (f", {note}" if note else ""))

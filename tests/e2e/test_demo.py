@@ -15,6 +15,7 @@ from avs import Predictor
 REPO = Path(__file__).parents[2]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_every_stage_runs_and_serve_gives_the_masks_of_the_job(tmp_path: Path) -> None:
     out = tmp_path / "demo"
