@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,9 @@ from avs.media.encoding import write_mp4
 
 
 @pytest.fixture(scope="session")
-def clips() -> Path:
-    """Folder of real videos; tests that use it carry the mark ``real_data``."""
-    folder = os.environ.get("AVS_REAL_DATA")
-    if not folder:
-        pytest.skip("AVS_REAL_DATA is not set: no real media")
-    return Path(folder) / "clips"
+def clips(real_data: Path) -> Path:
+    """Folder of real videos."""
+    return real_data / "clips"
 
 
 @pytest.fixture(scope="session")
