@@ -18,9 +18,10 @@ os.environ.pop("AVS_API_TOKENS", None)
 import pytest
 import ray
 import torch
+from small_configs import model_config
 
 from avs.config import dump
-from avs.models import ModelConfig, build_system
+from avs.models import build_system
 from avs.training.checkpoint import ClipSpec, save_checkpoint
 
 
@@ -46,15 +47,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder of random weights whose masks are neither empty nor full."""
-    model = ModelConfig(
-        name="tpavi",
-        backbone="test_resnet",
-        backbone_weights="random",
-        audio_network="small",
-        audio_weights="random",
-        num_classes=1,
-        options={"fusion_width": 32},
-    )
+    model = model_config(options={"fusion_width": 32})
     torch.manual_seed(0)
     system = build_system(model)
     for module in system.modules():  # the fusion starts at zero: let the sound matter

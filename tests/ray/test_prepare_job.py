@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from small_configs import SCALE
+from small_configs import TWO_WORKERS
 
 from avs.datasets import DataConfig
 from avs.datasets.synthetic import Layout, SyntheticConfig, write_synthetic
@@ -34,7 +34,7 @@ def s4_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _config(root: Path, out: Path, **data: object) -> PrepareConfig:
     return PrepareConfig(
         data=DataConfig(name="s4", root=str(root), image_size_px=32, num_frames=5, **data),  # type: ignore[arg-type]
-        scale=SCALE,
+        scale=TWO_WORKERS,
         out=str(out),
         shard_clips=4,
     )

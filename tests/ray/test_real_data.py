@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from small_configs import SCALE, train_config
+from small_configs import TWO_WORKERS, train_config
 
 from avs.datasets import DataConfig, MediaSource
 from avs.inference.bucket import segment_bucket
@@ -37,7 +37,7 @@ def manifest(ray_cluster: None, real_data: Path, work: Path) -> Manifest:
     """Single-source as it lies there: raw videos, three kinds of mask pictures."""
     root = real_data / "avsbench-mini"
     data = DataConfig(name="s4", root=str(root), image_size_px=224, num_frames=5)
-    config = PrepareConfig(data=data, scale=SCALE, out=str(work / "s4"), shard_clips=32)
+    config = PrepareConfig(data=data, scale=TWO_WORKERS, out=str(work / "s4"), shard_clips=32)
     return prepare(config, say=print)
 
 
@@ -61,7 +61,7 @@ def test_the_official_folders_give_the_same_clips(real_data: Path, work: Path) -
     root = str(real_data / "avsbench-mini" / "Single-source")
     media = MediaSource.PREPROCESSED
     data = DataConfig(name="s4", root=root, image_size_px=224, num_frames=5, media=media)
-    config = PrepareConfig(data=data, scale=SCALE, out=str(work / "official"), shard_clips=64)
+    config = PrepareConfig(data=data, scale=TWO_WORKERS, out=str(work / "official"), shard_clips=64)
     found = prepare(config, say=print)
     assert found.counts["ok"] == 33
     assert found.counts["rejected"] == 274 - 33
@@ -70,7 +70,14 @@ def test_the_official_folders_give_the_same_clips(real_data: Path, work: Path) -
 
 
 def test_it_trains_a_few_steps_and_is_evaluated(manifest: Manifest, work: Path) -> None:
-    config = train_config(work / "s4", work / "run", epochs=1, batch_size=4, image_size_px=64)
+    config = train_config(
+        work / "s4",
+        work / "run",
+        epochs=1,
+        batch_size=4,
+        image_size_px=64,
+        scale=TWO_WORKERS,
+    )
     history = train_distributed(config, say=print)
     assert len(history) == 1
     assert 0 <= history[0]["val_j"] <= 1
@@ -82,7 +89,7 @@ def test_it_trains_a_few_steps_and_is_evaluated(manifest: Manifest, work: Path) 
             out=str(work / "evaluation"),
             batch_size=1,
             num_pictures=4,
-            scale=SCALE,
+            scale=TWO_WORKERS,
         ),
         say=print,
     )
@@ -102,7 +109,7 @@ def test_every_real_video_is_segmented_or_rejected_with_a_reason(
             out=str(work / "clips"),
             outputs=list(OutputKind),
             threshold=0.5,
-            scale=SCALE,
+            scale=TWO_WORKERS,
         ),
         say=print,
     )

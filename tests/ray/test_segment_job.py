@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from small_configs import SCALE
+from small_configs import TWO_WORKERS
 
 from avs import Predictor
 from avs.config import parse
@@ -45,7 +45,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(root: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("prepared")
     data = DataConfig(name="ms3", root=str(root), image_size_px=64, num_frames=5)
-    prepare(PrepareConfig(data=data, scale=SCALE, out=str(out), shard_clips=4), say=lambda _: None)
+    prepare(
+        PrepareConfig(data=data, scale=TWO_WORKERS, out=str(out), shard_clips=4), say=lambda _: None
+    )
     return out
 
 
@@ -69,7 +71,7 @@ def _config(checkpoint: Path, source: Path, out: Path, threshold: float = 0.5) -
         out=str(out),
         outputs=list(OutputKind),
         threshold=threshold,
-        scale=SCALE,
+        scale=TWO_WORKERS,
     )
 
 
@@ -138,7 +140,7 @@ def test_evaluation_scores_the_three_sounds(
             out=str(tmp_path),
             batch_size=1,
             num_pictures=2,
-            scale=SCALE,
+            scale=TWO_WORKERS,
         ),
         say=lambda _: None,
     )

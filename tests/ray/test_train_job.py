@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from small_configs import SCALE, train_config
+from small_configs import TWO_WORKERS, train_config
 
 from avs.datasets import DataConfig
 from avs.datasets.synthetic import Layout, SyntheticConfig
@@ -43,12 +43,14 @@ def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
         synthetic=synthetic,
     )
     out = folder / "prepared"
-    prepare(PrepareConfig(data=data, scale=SCALE, out=str(out), shard_clips=8), say=lambda _: None)
+    prepare(
+        PrepareConfig(data=data, scale=TWO_WORKERS, out=str(out), shard_clips=8), say=lambda _: None
+    )
     return out
 
 
 def _config(prepared: Path, out: Path, *, epochs: int = 3, seed: int = 1) -> TrainConfig:
-    return train_config(prepared, out, epochs=epochs, seed=seed)
+    return train_config(prepared, out, epochs=epochs, seed=seed, scale=TWO_WORKERS)
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:

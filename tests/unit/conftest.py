@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import s3fs
-from made_clips import data_config, prepare, synthetic_config, train_config
+from made_clips import data_config, prepare, synthetic_config
 from moto.server import ThreadedMotoServer
+from small_configs import train_config
 
 from avs.datasets.synthetic import Layout, write_synthetic
 from avs.training.loop import Worker, train

@@ -1,4 +1,4 @@
-"""Clips, folders and configurations that the tests make for themselves."""
+"""Clips and folders that the tests make for themselves."""
 
 from __future__ import annotations
 
@@ -9,31 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from small_configs import ONE_WORKER
 
-from avs import __version__, storage
+from avs import __version__
 from avs.config import dump
 from avs.datasets import DATASETS, DataConfig
 from avs.datasets.synthetic import Layout, SyntheticConfig
 from avs.lease import Lease
-from avs.losses import LossConfig
 from avs.media.encoding import write_mp4
-from avs.models import ModelConfig
 from avs.prepare.config import PrepareConfig
 from avs.prepare.manifest import Manifest, ManifestShard, write_manifest
 from avs.prepare.plan import config_hash, plan_shards
 from avs.prepare.shard import ShardRecord, write_shard
-from avs.scale import ScaleConfig
 from avs.schema import SCHEMA_VERSION, Clip, ClipFormat, Source
-from avs.training.config import (
-    InferenceConfig,
-    LoopConfig,
-    Precision,
-    PreparedConfig,
-    Schedule,
-    TrainConfig,
-)
 
-ONE_WORKER = ScaleConfig(num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
 BINARY = ("background", "sounding")
 SIZE_PX = 64
 
@@ -130,36 +119,3 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """A picture, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
-
-
-def train_config(prepared: Path, out: Path, **changes: Any) -> TrainConfig:
-    """A model of a few thousand parameters; ``changes`` go to the training loop."""
-    loop = {
-        "epochs": 2,
-        "batch_size": 2,
-        "learning_rate": 3e-3,
-        "weight_decay": 0.0,
-        "schedule": Schedule.CONSTANT,
-        "precision": Precision.FP32,
-        "flip": True,
-        "image_size_px": None,
-        "num_threads": 1,
-    }
-    return TrainConfig(
-        data=PreparedConfig(prepared=str(prepared)),
-        model=ModelConfig(
-            name="tpavi",
-            backbone="test_resnet",
-            backbone_weights="random",
-            audio_network="small",
-            audio_weights="random",
-            num_classes=1,
-            options={"fusion_width": 16},
-        ),
-        loss=LossConfig(),
-        train=LoopConfig(**{**loop, **changes}),
-        inference=InferenceConfig(windows_per_forward=3, num_threads=1),
-        scale=ONE_WORKER,
-        seed=5,
-        out=storage.absolute(str(out)),
-    )

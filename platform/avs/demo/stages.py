@@ -94,23 +94,24 @@ class _Demo:
             say=self._say,
         )
 
-    def _train(self) -> None:
+    def _training(self, out: str) -> dict[str, Any]:
+        """The keys of a :class:`TrainConfig` with their values."""
         config = self._config
-        run = str(self._out / "run")
-        train_distributed(
-            TrainConfig(
-                data=self._prepared,
-                model=config.model,
-                loss=config.loss,
-                train=config.train,
-                inference=config.inference,
-                scale=config.scale,
-                seed=config.seed,
-                out=run,
-            ),
-            say=self._say,
-        )
-        copy_checkpoint(resolve_checkpoint(run), self._checkpoint)
+        return {
+            "data": self._prepared,
+            "model": config.model,
+            "loss": config.loss,
+            "train": config.train,
+            "inference": config.inference,
+            "scale": config.scale,
+            "seed": config.seed,
+            "out": str(self._out / out),
+        }
+
+    def _train(self) -> None:
+        config = TrainConfig(**self._training("run"))
+        train_distributed(config, say=self._say)
+        copy_checkpoint(resolve_checkpoint(config.out), self._checkpoint)
 
     def _evaluate(self) -> dict[str, Any]:
         return evaluate(
@@ -127,21 +128,9 @@ class _Demo:
         )
 
     def _tune(self) -> dict[str, Any]:
-        config = self._config
-        return tune_sweep(
-            TuneConfig(
-                data=self._prepared,
-                model=config.model,
-                loss=config.loss,
-                train=replace(config.train, epochs=config.tune_epochs),
-                inference=config.inference,
-                scale=config.scale,
-                seed=config.seed,
-                out=str(self._out / "sweep"),
-                search=config.search,
-            ),
-            say=self._say,
-        )
+        config = TuneConfig(**self._training("sweep"), search=self._config.search)
+        config.train = replace(config.train, epochs=self._config.tune_epochs)
+        return tune_sweep(config, say=self._say)
 
     def _segment(self) -> Path:
         """Segment a new video: its seed, size, frame rate and length are not those of training."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from avs.errors import ConfigError
-from avs.losses import LossConfig
-from avs.models import ModelConfig
-from avs.scale import ScaleConfig
-from avs.training.config import InferenceConfig, LoopConfig, PreparedConfig, TrainConfig
+from avs.training.config import TrainConfig
 from avs.tuning.space import Dimension
 
 __all__ = ["SearchConfig", "TuneConfig"]
@@ -36,28 +33,11 @@ class SearchConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class TuneConfig:
-    """A :class:`TrainConfig` with ``search``; ``scale.num_workers`` trials run side by side."""
+class TuneConfig(TrainConfig):
+    """What trials vary, and ``search``; ``scale.num_workers`` trials run side by side."""
 
-    data: PreparedConfig
-    model: ModelConfig
-    loss: LossConfig
-    train: LoopConfig
-    inference: InferenceConfig
-    scale: ScaleConfig
-    seed: int
-    out: str
     search: SearchConfig
 
     def train_config(self) -> TrainConfig:
         """The training configuration that trials vary."""
-        return TrainConfig(
-            data=self.data,
-            model=self.model,
-            loss=self.loss,
-            train=self.train,
-            inference=self.inference,
-            scale=self.scale,
-            seed=self.seed,
-            out=self.out,
-        )
+        return TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})

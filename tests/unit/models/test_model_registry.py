@@ -5,22 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from small_configs import model_config
 
 from avs.errors import ConfigError
-from avs.models import AUDIO_NETWORKS, MODELS, ModelConfig, build_audio_network, build_model
-
-
-def config(**changes: Any) -> ModelConfig:
-    values: dict[str, Any] = {
-        "name": "tpavi",
-        "backbone": "resnet10t",
-        "backbone_weights": "random",
-        "audio_network": "small",
-        "audio_weights": "random",
-        "num_classes": 1,
-        "options": {"fusion_width": 16},
-    }
-    return ModelConfig(**(values | changes))
+from avs.models import AUDIO_NETWORKS, MODELS, build_audio_network, build_model
 
 
 @pytest.mark.parametrize(
@@ -38,7 +26,7 @@ def test_a_wrong_value_is_named_with_the_known_ones(
     changes: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        config(**changes)
+        model_config(**changes)
     assert all(word in str(caught.value) for word in words)
 
 

@@ -6,25 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from small_configs import model_config
 
 from avs.errors import ConfigError
 from avs.losses import LossConfig, LossKind, compute_loss
-from avs.models import AUDIO_NETWORKS, AvsSystem, ModelConfig, build_audio_network, build_system
+from avs.models import AUDIO_NETWORKS, AvsSystem, build_audio_network, build_system
 
 
 def tiny_system(**options: Any) -> AvsSystem:
     torch.manual_seed(0)
-    return build_system(
-        ModelConfig(
-            name="tpavi",
-            backbone="resnet10t",
-            backbone_weights="random",
-            audio_network="small",
-            audio_weights="random",
-            num_classes=1,
-            options={"fusion_width": 16} | options,
-        )
-    )
+    return build_system(model_config(backbone="resnet10t", options={"fusion_width": 16} | options))
 
 
 def batch(*, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:

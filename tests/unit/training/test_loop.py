@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_clips import data_config, prepare, random_clip, train_config, write_png
+from made_clips import data_config, prepare, random_clip, write_png
+from small_configs import train_config
 
 from avs.errors import LeaseError
 from avs.inference.predictor import Predictor

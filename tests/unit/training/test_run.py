@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_clips import train_config
+from small_configs import train_config
 
 from avs import storage
 from avs.errors import ConfigError

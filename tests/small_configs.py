@@ -1,0 +1,64 @@
+"""Configurations small enough for two cores, shared by all tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from avs import storage
+from avs.losses import LossConfig
+from avs.models import ModelConfig
+from avs.scale import ScaleConfig
+from avs.training.config import (
+    InferenceConfig,
+    LoopConfig,
+    Precision,
+    PreparedConfig,
+    Schedule,
+    TrainConfig,
+)
+
+ONE_WORKER = ScaleConfig(num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
+TWO_WORKERS = ScaleConfig(num_workers=2, cpus_per_worker=1, gpus_per_worker=0)
+
+
+def model_config(**changes: Any) -> ModelConfig:
+    """A network of a few thousand parameters, from random weights."""
+    model = ModelConfig(
+        name="tpavi",
+        backbone="test_resnet",
+        backbone_weights="random",
+        audio_network="small",
+        audio_weights="random",
+        num_classes=1,
+        options={"fusion_width": 16},
+    )
+    return replace(model, **changes)
+
+
+def train_config(
+    prepared: Path, out: Path, *, scale: ScaleConfig = ONE_WORKER, seed: int = 5, **changes: Any
+) -> TrainConfig:
+    """A run of that network; ``changes`` go to the training loop."""
+    loop = LoopConfig(
+        epochs=2,
+        batch_size=2,
+        learning_rate=3e-3,
+        weight_decay=0.0,
+        schedule=Schedule.CONSTANT,
+        precision=Precision.FP32,
+        flip=True,
+        image_size_px=None,
+        num_threads=1,
+    )
+    return TrainConfig(
+        data=PreparedConfig(prepared=str(prepared)),
+        model=model_config(),
+        loss=LossConfig(),
+        train=replace(loop, **changes),
+        inference=InferenceConfig(windows_per_forward=3, num_threads=1),
+        scale=scale,
+        seed=seed,
+        out=storage.absolute(str(out)),
+    )
