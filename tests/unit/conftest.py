@@ -1,43 +1,15 @@
-"""Shared places and folders: a made-up S3, a prepared data set, a trained run."""
+"""Shared places and folders: local and S3, a prepared data set, a trained run."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import s3fs
 from made_clips import data_config, prepare, synthetic_config
-from moto.server import ThreadedMotoServer
 from small_configs import train_config
 
 from avs.datasets.synthetic import Layout, write_synthetic
 from avs.training.loop import Worker, train
-
-
-@pytest.fixture(scope="session")
-def s3_address() -> Iterator[str]:
-    """Address of an S3 that lives in this process."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield f"http://{host}:{port}"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
-@pytest.fixture
-def s3_folder(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A prefix in an empty bucket."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
-    s3fs.S3FileSystem().mkdir(bucket)
-    return f"s3://{bucket}/data"
 
 
 @pytest.fixture(params=["local", "s3"])
