@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -104,7 +105,8 @@ def test_killed_and_started_again_it_equals_the_uninterrupted_run(
     reference, out = tmp_path / "reference", tmp_path / "out"
     prepare(_config(s4_root, reference), say=lambda _: None)
     command = [sys.executable, "-u", __file__, str(s4_root), str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as job:
         assert job.stdout is not None
         assert job.stdout.readline() == "first shard written\n"
         job.send_signal(signal.SIGKILL)

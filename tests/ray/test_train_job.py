@@ -67,7 +67,8 @@ def test_killed_and_started_again_it_equals_the_uninterrupted_run(
     # Its Ray instance dies with it, as when a machine is lost.
     command = [sys.executable, __file__, str(prepared), str(killed)]
     mark = f"AVS_TEST_RUN={killed}"
-    environment = dict(os.environ, AVS_TEST_RUN=str(killed))
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "AVS_TEST_RUN": str(killed), "PYTHONPATH": tests}
     with subprocess.Popen(command, env=environment) as job:
         try:
             _wait_for(killed / "last.json", job)

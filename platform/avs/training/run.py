@@ -7,7 +7,6 @@ history: killed between two writes, the next start repairs the rest from there.
 from __future__ import annotations
 
 import json
-import math
 import time
 from typing import Any
 
@@ -108,7 +107,6 @@ class Run:
 def best_epoch(history: list[EpochMetrics]) -> int:
     """The epoch (from 1) with the highest validation J; the last one where there is no J."""
     scored = [(m["val_j"], m["epoch"]) for m in history if m["val_j"] is not None]
-    scored = [(j, e) for j, e in scored if not math.isnan(j)]
     return int(max(scored, key=lambda s: (s[0], -s[1]))[1]) if scored else len(history)
 
 

@@ -21,8 +21,11 @@ __all__ = ["validate"]
 
 def validate(
     system: AvsSystem, batches: Iterable[Batch], *, num_classes: int, device: torch.device
-) -> tuple[float, float]:
-    """Mean J and F (0..1) over the clips of all ranks; binary if ``num_classes`` is 1."""
+) -> tuple[float, float] | tuple[None, None]:
+    """Mean J and F (0..1) over the clips of all ranks; binary if ``num_classes`` is 1.
+
+    None where no clip has ground truth.
+    """
     system.eval()
     with torch.no_grad():
         if num_classes == 1:
@@ -32,7 +35,7 @@ def validate(
 
 def _binary_score(
     system: AvsSystem, batches: Iterable[Batch], device: torch.device
-) -> tuple[float, float]:
+) -> tuple[float, float] | tuple[None, None]:
     total = torch.zeros(3, dtype=torch.float64)  # sum of J, sum of F, clips
     for batch in batches:
         logits = system(batch.frames, batch.log_mel, padding_flags(batch)).logits
@@ -45,7 +48,7 @@ def _binary_score(
             result = meter.result()
             total += torch.tensor([result["j"], result["f"], 1.0], dtype=torch.float64)
     j, f, count = _sum_over_ranks(total, device).tolist()
-    return (j / count, f / count) if count else (float("nan"), float("nan"))
+    return (j / count, f / count) if count else (None, None)
 
 
 def _semantic_score(

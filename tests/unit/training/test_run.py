@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,9 +51,9 @@ def config(tmp_path: Path) -> TrainConfig:
     [
         ((0.2, 0.5, 0.4), 2),
         ((0.5, 0.5), 1),
-        ((math.nan, 0.1, math.nan), 2),
+        ((None, 0.1, None), 2),
         ((None, None, None), 3),
-        ((math.nan, math.nan), 2),
+        ((None, None), 2),
         ((0.0,), 1),
     ],
 )
