@@ -1,9 +1,10 @@
 """Files by URI, local or ``s3://``, with writes that are whole or absent.
 
 A plain path is local, ``s3://bucket/key`` goes through s3fs (credentials and ``AWS_ENDPOINT_URL``
-from the usual places). File systems are made lazily in the process that uses them, because an
-s3fs instance survives neither a fork nor a pickle. Local writes go to a hidden temporary name and
-are renamed; an S3 object appears only when its one put has ended.
+from the usual places; an address with credentials in it is refused). File systems are made lazily
+in the process that uses them, because an s3fs instance survives neither a fork nor a pickle. Local
+writes go to a hidden temporary name and are renamed; an S3 object appears only when its one put
+has ended. Failures of S3 are tried again; see :mod:`avs.storage_remote` for what is raised then.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -23,6 +23,8 @@ from typing import Any
 import fsspec
 
 from avs.errors import DataError
+from avs.storage_local import create_whole, move_whole, temporary_name, write_whole
+from avs.storage_remote import RemoteFiles, refuse_credentials
 
 __all__ = [
     "FileInfo",
@@ -136,13 +138,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     if scheme != "file":
         fs.pipe_file(path, data)
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, data)
 
 
 def read_json(uri: str) -> Any:
@@ -166,21 +162,13 @@ def create_exclusive(uri: str, data: bytes) -> bool:
     """Create a file only if it is not there yet; True when this call made it."""
     scheme, fs, path = _open(uri)
     if scheme == "file":
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # A hard link appears with its content in one step, which O_EXCL + write would not.
-        temporary = temporary_name(path)
-        temporary.write_bytes(data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
-        return True
+        return create_whole(path, data)
+    token = uuid.uuid4().hex
     try:
-        fs.pipe_file(path, data, mode="create")
+        fs.pipe_file(path, data, mode="create", Metadata={"token": token})
     except FileExistsError:
-        return False
+        # Perhaps our own first try made it and its answer was lost: HTTP clients send again.
+        return _metadata(fs, path).get("token") == token
     return True
 
 
@@ -190,14 +178,7 @@ def put_file(local: str | Path, uri: str) -> None:
     if scheme != "file":
         fs.put_file(str(local), path)
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        Path(local).replace(path)
-    except OSError:  # another disk
-        temporary = temporary_name(path)
-        shutil.copyfile(local, temporary)
-        temporary.replace(path)
-        Path(local).unlink()
+    move_whole(local, path)
 
 
 def remove(uri: str) -> None:
@@ -236,13 +217,8 @@ def remove_temporaries(uri: str) -> None:
             left.unlink(missing_ok=True)
 
 
-def temporary_name(path: str | Path) -> Path:
-    """A hidden name beside ``path`` that no listing takes for a finished file."""
-    final = Path(path)
-    return final.with_name(f".{final.name[:80]}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-
-
 def _open(uri: str) -> tuple[str, Any, str]:
+    refuse_credentials(uri)
     match = _SCHEME.match(uri)
     scheme = match.group(1) if match else "file"
     if scheme not in _KNOWN_SCHEMES:
@@ -250,9 +226,14 @@ def _open(uri: str) -> tuple[str, Any, str]:
     if scheme == "file":
         bare = uri.removeprefix("file://")
         return scheme, fsspec.filesystem("file"), str(Path(bare).expanduser().absolute())
-    # A cached listing would hide what other processes have written or removed since.
-    fs = fsspec.filesystem(scheme, use_listings_cache=False)
-    return scheme, fs, uri[len(scheme) + 3 :].rstrip("/")
+    return scheme, RemoteFiles(uri, scheme), uri[len(scheme) + 3 :].rstrip("/")
+
+
+def _metadata(fs: Any, path: str) -> dict[str, str]:
+    try:
+        return dict(fs.metadata(path, refresh=True))
+    except FileNotFoundError:  # removed meanwhile
+        return {}
 
 
 def _is_marker(info: dict[str, Any]) -> bool:
