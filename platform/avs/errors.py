@@ -11,8 +11,10 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DecoderError",
     "LeaseError",
     "MediaError",
+    "RejectBudgetError",
     "WeightsError",
 ]
 
@@ -35,6 +37,16 @@ class DataError(AvsError):
 
 class MediaError(AvsError):
     """A media file that cannot be used: becomes a reject row where a job goes on."""
+
+
+class DecoderError(AvsError):
+    """The decoder process cannot be started: the fault of the machine, not of the file."""
+
+
+class RejectBudgetError(AvsError):
+    """More clips were rejected than the job allows; what could be written is written."""
+
+    exit_code = 3
 
 
 class CheckpointError(AvsError):
