@@ -8,18 +8,15 @@ sound is still usable.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
-from av.container import InputContainer
 from numpy.typing import NDArray
 
-from avs.media.containers import DECODER_ERRORS, decoder_reason, open_container
+from avs.media.containers import open_container
 from avs.media.logmel import (
     EXAMPLE_S,
     SAMPLE_RATE_HZ,
@@ -29,6 +26,8 @@ from avs.media.logmel import (
     resample,
     silence_log_mel,
 )
+from avs.media.probing import find_sound_stream
+from avs.media.sound_stream import SoundFrames, from_int16, mono_pieces, to_int16
 
 __all__ = [
     "EXAMPLE_S",
@@ -54,17 +53,6 @@ class SoundTrack:
     warnings: tuple[str, ...]
 
 
-def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Samples in [-1, 1] as 16-bit, round(32768 x) clipped: the inverse of :func:`from_int16`."""
-    scaled = np.rint(np.nan_to_num(samples, posinf=1.0, neginf=-1.0) * 32768.0)
-    return np.asarray(np.clip(scaled, -32768, 32767), np.int16)
-
-
-def from_int16(samples: NDArray[np.int16]) -> NDArray[np.float32]:
-    """16-bit samples as float32, x / 32768 (the convention of VGGish)."""
-    return samples.astype(np.float32) / np.float32(32768.0)
-
-
 def read_audio(
     path: str | os.PathLike[str], *, max_duration_s: float | None = None
 ) -> NDArray[np.float32] | None:
@@ -79,90 +67,66 @@ def read_audio(
 
 
 def read_sound_track(
-    path: str | os.PathLike[str], *, max_duration_s: float | None = None
+    path: str | os.PathLike[str],
+    *,
+    start_s: float | None = None,
+    max_duration_s: float | None = None,
+    fill_gaps: bool = False,
 ) -> SoundTrack | None:
-    """Like :func:`read_audio`, with the start time and the warnings of the decoder."""
+    """Like :func:`read_audio`, with the start time and the warnings of the decoder.
+
+    ``start_s`` on the file's clock: what lies more than two seconds before it is skipped, and
+    ``max_duration_s`` counts from there. ``fill_gaps``: where time stamps leave a gap there is
+    silence, and what overlaps is dropped, so that a sample's place tells its time.
+    """
     container, _ = open_container(path)
     with container:
-        stream = container.streams.best("audio")
-        if not isinstance(stream, AudioStream):
+        stream = find_sound_stream(container)
+        if stream is None:
             return None
-        return _decode_track(str(path), container, stream, max_duration_s)
+        frames = SoundFrames(container, stream, start_s)
+        return _decode_track(str(path), frames, max_duration_s, fill_gaps=fill_gaps)
 
 
 def _decode_track(
-    path: str, container: InputContainer, stream: AudioStream, max_duration_s: float | None
+    path: str, frames: SoundFrames, max_duration_s: float | None, *, fill_gaps: bool
 ) -> SoundTrack:
-    frames = _FramesUntilError(container, stream)
     blocks = [np.zeros(0, np.float32)]
-    num_left = round((max_duration_s or 0.0) * SAMPLE_RATE_HZ)
-    for block in _resampled(frames):
-        blocks.append(block if max_duration_s is None else block[:num_left])
-        num_left -= len(blocks[-1])
-        if max_duration_s is not None and num_left <= 0:
+    num_samples = 0
+    wanted_s = math.inf if max_duration_s is None else max_duration_s
+    for block in _resampled(mono_pieces(frames, fill_gaps=fill_gaps)):
+        blocks.append(block)
+        num_samples += len(block)
+        if num_samples >= (wanted_s + frames.lead_s) * SAMPLE_RATE_HZ:
             break
     samples = np.concatenate(blocks)
+    if max_duration_s is not None:
+        samples = samples[: round((max_duration_s + frames.lead_s) * SAMPLE_RATE_HZ)]
     if not frames.error:
         return SoundTrack(samples=samples, start_s=frames.start_s, warnings=())
     warning = (
         f"{path}: the sound breaks off after {len(samples) / SAMPLE_RATE_HZ:.2f} s "
         f"({frames.error}); the rest is taken as silence"
     )
-    if stream.duration and stream.time_base:
-        stated_s = min(float(stream.duration * stream.time_base), max_duration_s or 3600.0)
-        num_missing = max(0, round(stated_s * SAMPLE_RATE_HZ) - len(samples))
+    if frames.stated_s is not None:
+        rest_s = max(0.0, frames.stated_s - max(0.0, frames.start_s))
+        silent_to_s = min(rest_s, max_duration_s or 3600.0)
+        num_missing = max(0, round(silent_to_s * SAMPLE_RATE_HZ) - len(samples))
         samples = np.concatenate([samples, np.zeros(num_missing, np.float32)])
     return SoundTrack(samples=samples, start_s=frames.start_s, warnings=(warning,))
 
 
-class _FramesUntilError:
-    """Decoded frames of a sound stream up to its end or to the first error, which is kept."""
-
-    def __init__(self, container: InputContainer, stream: AudioStream) -> None:
-        self.error = ""
-        self.start_s = 0.0
-        self._container = container
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[AudioFrame]:
-        is_first = True
-        try:
-            self._stream.codec_context.thread_count = 1
-            for frame in self._container.decode(self._stream):
-                if is_first and frame.time is not None:
-                    self.start_s = frame.time
-                is_first = False
-                yield frame
-        except DECODER_ERRORS as error:
-            self.error = decoder_reason(error)
-
-
-def _resampled(frames: _FramesUntilError) -> Iterator[NDArray[np.float32]]:
+def _resampled(
+    pieces: Iterator[tuple[int, NDArray[np.float32]]],
+) -> Iterator[NDArray[np.float32]]:
     """Mono 16 kHz pieces; a rate that changes within the stream starts a new resampler."""
     resampler: StreamResampler | None = None
-    rate_hz = 0
-    for frame in frames:
-        if frame.sample_rate != rate_hz and frame.sample_rate > 0:
+    last_hz = 0
+    for rate_hz, mono in pieces:
+        if resampler is None or rate_hz != last_hz:
             if resampler is not None:
                 yield resampler.finish()
-            rate_hz = frame.sample_rate
-            resampler = StreamResampler(rate_hz)
-        if resampler is not None:
-            yield resampler.push(_mono(frame))
+            last_hz, resampler = rate_hz, StreamResampler(rate_hz)
+        yield resampler.push(mono)
     if resampler is not None:
         yield resampler.finish()
-
-
-def _mono(frame: AudioFrame) -> NDArray[np.float32]:
-    """Mean of the channels of a frame after quantisation to 16 bits, float32 [n]."""
-    values: NDArray[Any] = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
-    if values.dtype == np.uint8:
-        scaled = (values.astype(np.float32) - 128.0) / 128.0
-    elif np.issubdtype(values.dtype, np.integer):
-        scaled = values.astype(np.float32) / -float(np.iinfo(values.dtype).min)
-    else:
-        scaled = values.astype(np.float32)
-    mono: NDArray[np.float32] = from_int16(to_int16(scaled)).mean(axis=0, dtype=np.float32)
-    return mono

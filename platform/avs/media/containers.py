@@ -4,6 +4,8 @@ FFmpeg (inside PyAV and decord) chooses a demuxer by content, and some demuxers 
 concat, SDP) open further files or network addresses that the file names. So a file must begin
 with the magic of a container on an allow-list and its head must hold no playlist marker: an exotic
 but harmless format is refused rather than a playlist let through. The name of a file never counts.
+decord cannot be told which demuxer to take, so a first box or header whose size is made of text,
+behind which FFmpeg would find an SDP, is refused too, and so are mp4 files with data elsewhere.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import av
 from av.container import InputContainer
 
 from avs.errors import MediaError
+from avs.media.mp4_boxes import check_data_references
 
 __all__ = [
     "CONTAINERS",
@@ -64,6 +67,7 @@ _RIFF_FORMS = {b"AVI ": "avi", b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}
 _MP4_BOXES = frozenset(
     (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx", b"pnot")
 )
+_PICTURE_BRANDS = frozenset((b"jp2 ", b"jpx ", b"jxl "))
 _INDIRECTION = re.compile(
     rb"#EXTM3U|#EXT-X-|ffconcat|concat:|<MPD[\s>]|<SmoothStreamingMedia|<smil|\[playlist\]"
     rb"|\[InternetShortcut\]|v=0\r?\n|c=IN IP|rtsp://",
@@ -88,6 +92,7 @@ def sniff_container(head: bytes) -> str:
         )
     name = _by_magic(head)
     if name is not None:
+        _check_first_size(name, head)
         return name
     if _TEXT.match(head[:HEAD_BYTES]):
         raise MediaError("is a text file, not a video or sound")
@@ -112,7 +117,11 @@ def check_container(path: str | os.PathLike[str]) -> str:
     try:
         name = sniff_container(head)
         # FFmpeg skips an ID3 tag before it looks for a playlist.
-        return sniff_container(after_tag) if after_tag and after_tag != head else name
+        if after_tag and after_tag != head:
+            name = sniff_container(after_tag)
+        if name == "mp4":
+            check_data_references(path)
+        return name
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
 
@@ -137,6 +146,23 @@ def _by_magic(head: bytes) -> str | None:
     if _is_mp3_frame(head):
         return "mp3"
     return "mpegts" if _is_mpegts(head) else None
+
+
+def _check_first_size(name: str, head: bytes) -> None:
+    """Refuse a head that FFmpeg's content probing may take for something else.
+
+    It looks for text line by line up to the first zero byte, and is sure of mp4 and Matroska only
+    when it sees a plain brand or the whole EBML header.
+    """
+    is_odd = False
+    if name == "mp4":
+        is_odd = (head[0] != 0 and head[4:8] != b"mdat") or head[8:12] in _PICTURE_BRANDS
+    elif name == "matroska" and len(head) > 12:
+        num_bytes = 9 - head[4].bit_length()
+        size = int.from_bytes(head[4 : 4 + num_bytes], "big") & ((1 << 7 * num_bytes) - 1)
+        is_odd = num_bytes > 8 or size > HEAD_BYTES
+    if is_odd:
+        raise MediaError(f"looks like {name} but begins as no camera or program writes it")
 
 
 def _is_mp3_frame(head: bytes) -> bool:

@@ -19,7 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from avs.errors import MediaError
-from avs.media.frames import open_image
+from avs.media.frames import MAX_FRAME_PIXELS, open_image
 
 __all__ = [
     "NUM_AVSS_CLASSES",
@@ -38,7 +38,10 @@ NUM_AVSS_CLASSES = 71
 
 
 class Rle(TypedDict):
-    """COCO run-length code of a binary mask: ``size`` = [height, width], ``counts`` = text."""
+    """COCO run-length code of a binary mask: ``size`` = [height, width], ``counts`` = text.
+
+    What is written here is always text; files of others may hold the runs as a list.
+    """
 
     size: list[int]
     counts: str
@@ -143,10 +146,15 @@ def decode_rle(rle: Rle) -> NDArray[np.uint8]:
     """Binary mask, uint8 [H, W], of a COCO run-length code; raises MediaError.
 
     Written out because pycocotools trusts the counts of a code from elsewhere, and warns.
+    Uncompressed counts (a list of numbers) are read too.
     """
+    counts: str | list[int] = rle.get("counts", "")
     try:
         height, width = (int(n) for n in rle["size"])
-        runs = _run_lengths(rle["counts"].encode("ascii"))
+        if height * width > MAX_FRAME_PIXELS:
+            raise MediaError(f"run-length code of {height} x {width} pixels is too large")
+        is_list = isinstance(counts, list)
+        runs = [int(n) for n in counts] if is_list else _run_lengths(rle["counts"].encode("ascii"))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise MediaError(f"not a COCO run-length code ({error!r})") from error
     if min(height, width, *runs, 0) < 0 or sum(runs) != height * width:

@@ -1,8 +1,9 @@
 """What a video file says about itself, without decoding more than its first frame.
 
-Read with PyAV because decord tells neither codec nor rotation nor whether there is sound. The
-video stream is FFmpeg's own choice among several (as decord's), never a cover picture. A pixel
-aspect ratio within 1 % of square is an encoder's rounding and is ignored.
+Read with PyAV because decord tells neither codec nor rotation nor whether there is sound. Among
+several video or sound streams the choice is FFmpeg's own: the one marked as default, then the one
+of the highest rate; never a cover picture. The sound belongs to the programme of the picture. A
+pixel aspect ratio within 1 % of square is an encoder's rounding and is ignored.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -19,19 +21,20 @@ from av.video.stream import VideoStream
 from avs.errors import MediaError
 from avs.media.containers import DECODER_ERRORS, decoder_reason, open_container
 from avs.media.frames import MAX_FRAME_PIXELS
+from avs.media.mp4_boxes import has_plain_matrices
 
 __all__ = [
     "VideoInfo",
     "VideoTrack",
     "check_complete",
     "display_size",
+    "find_sound_stream",
     "find_video_stream",
     "probe",
     "read_track",
 ]
 
 _DECORD_CODECS = frozenset(("h264", "hevc", "mpeg4"))
-_DECORD_CONTAINERS = frozenset(("mp4", "matroska"))
 _DECORD_MIN_SIDE_PX = 32
 _STATED = frozenset(("matroska", "avi", "flv"))
 _TOLERANCE_S = 1.0
@@ -118,6 +121,13 @@ def find_video_stream(path: str, container: InputContainer) -> VideoStream:
     return moving[0]
 
 
+def find_sound_stream(container: InputContainer) -> AudioStream | None:
+    """The sound stream that FFmpeg prefers beside its video stream; None without sound."""
+    picture = container.streams.best("video")
+    stream = container.streams.best("audio", related=picture)
+    return stream if isinstance(stream, AudioStream) else None
+
+
 def display_size(frame: VideoFrame, pixel_aspect: float) -> tuple[int, int]:
     """(height, width) in pixels of a decoded frame as shown: after pixel aspect and rotation."""
     height_px, width_px = frame.height, max(1, round(frame.width * pixel_aspect))
@@ -138,9 +148,9 @@ def _describe(path: str, container: InputContainer, stream: VideoStream, name: s
     start_s = (stream.start_time or 0) * time_base
     duration_s = stream.duration * time_base if stream.duration else None
     if duration_s is None and container.duration:
-        duration_s = container.duration / 1e6 - max(
-            0.0, start_s - (container.start_time or 0) / 1e6
-        )
+        # Matroska counts its length from time zero, others from their first packet
+        origin_s = 0.0 if name == "matroska" else (container.start_time or 0) / 1e6
+        duration_s = container.duration / 1e6 - max(0.0, start_s - origin_s)
     aspect = float(stream.sample_aspect_ratio or 1) or 1.0
     if abs(aspect - 1) < 0.01 or not 1 / 16 <= aspect <= 16:
         aspect = 1.0
@@ -152,9 +162,9 @@ def _describe(path: str, container: InputContainer, stream: VideoStream, name: s
         start_s=start_s,
         duration_s=duration_s,
         num_frames=stream.frames or None,
-        has_audio=bool(container.streams.audio),
+        has_audio=find_sound_stream(container) is not None,
         container=name,
-        suits_decord=_suits_decord(stream, name, aspect),
+        suits_decord=_suits_decord(path, container, stream, name, aspect),
     )
 
 
@@ -185,22 +195,36 @@ def check_complete(path: str | os.PathLike[str], track: VideoTrack, end_s: float
         raise MediaError(f"{path}: is cut off: ends after {end_s:.1f} s of {stated_s:.1f} s")
 
 
-def _suits_decord(stream: VideoStream, container: str, aspect: float) -> bool:
+def _suits_decord(
+    path: str, container: InputContainer, stream: VideoStream, name: str, aspect: float
+) -> bool:
     """Whether decord reads such a stream rightly.
 
     Seen wrong: VP8 (counts invisible frames), 10-bit (other colours), widths under its line
-    padding (shape [1, 1, 96]); not read at all: VP9 without a duration, AV1. It has no timestamps
-    for containers that store none (avi).
+    padding (shape [1, 1, 96]), mirrored pictures (turned upside down), parts of an mp4 that an
+    edit list cuts away (shown), rotation in Matroska (ignored), mpegts (wrong frame after a seek);
+    not read at all: VP9 without a duration, AV1. It has no timestamps for containers that store
+    none (avi), and among several video streams it might choose another.
     """
     codec = stream.codec_context
     return (
-        codec.codec.canonical_name in _DECORD_CODECS
-        and container in _DECORD_CONTAINERS
+        name == "mp4"
+        and codec.codec.canonical_name in _DECORD_CODECS
+        and len(container.streams.video) == 1
         and (codec.pix_fmt or "").startswith(("yuv4", "yuvj4"))
         and not (codec.pix_fmt or "").endswith(("le", "be"))
         and min(codec.width, codec.height) >= _DECORD_MIN_SIDE_PX
         and aspect == 1.0
+        and has_plain_matrices(path)
+        and not _is_trimmed(stream)
     )
+
+
+def _is_trimmed(stream: VideoStream) -> bool:
+    """Whether an edit list leaves out frames that the file holds."""
+    entries = stream.index_entries
+    is_shorter = 0 < len(entries) != stream.frames > 0
+    return is_shorter or any(entry.is_discard for entry in entries)
 
 
 def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:

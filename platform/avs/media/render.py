@@ -14,7 +14,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.audio.stream import AudioStream
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -29,8 +28,9 @@ from avs.media.muxing import (
     EncodedSound,
     start_of,
 )
-from avs.media.probing import find_video_stream, probe
-from avs.media.readers import SAMPLE_OFFSET_S, upright
+from avs.media.probing import find_sound_stream, find_video_stream, probe
+from avs.media.pyav_reader import upright
+from avs.media.sampling import SAMPLE_OFFSET_S
 
 __all__ = ["blend_mask", "mask_palette", "write_overlay"]
 
@@ -175,11 +175,11 @@ def _transcode(
     ):
         stream = find_video_stream(str(video_path), source)
         stream.codec_context.thread_count = 1
-        audio = source.streams.best("audio")
+        audio = find_sound_stream(source)
         start_s = start_of(source)
         picture = EncodedPicture(sink, stream, painter.even_size_px, start_s)
         sound = None
-        if isinstance(audio, AudioStream):
+        if audio is not None:
             is_copied = copy_sound and audio.codec.canonical_name in COPIED_CODECS
             sound = (CopiedSound if is_copied else EncodedSound)(sink, audio, start_s)
         first_s: float | None = None

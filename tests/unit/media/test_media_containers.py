@@ -18,7 +18,7 @@ PLAYLISTS = {
 }
 MAGICS = {
     "mp4": b"\x00\x00\x00\x18ftypisom" + bytes(16),
-    "matroska": b"\x1a\x45\xdf\xa3" + bytes(16),
+    "matroska": b"\x1a\x45\xdf\xa3\x87\x42\x82\x84webm" + bytes(8),
     "avi": b"RIFF\x00\x00\x00\x00AVI " + bytes(8),
     "wav": b"RIFF\x00\x00\x00\x00WAVE" + bytes(8),
     "flv": b"FLV\x01\x05" + bytes(8),

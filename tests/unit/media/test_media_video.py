@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -249,72 +247,6 @@ def test_relative_names_that_look_like_protocols(
         Path(name).write_bytes(numbered_mp4.read_bytes())
         video = decode_video(name, size_px=(8, 8), sampling=Sampling.TIME, num_frames=1)
         assert video.info.decoder == reader
-
-
-def _index(clips: Path) -> Iterator[dict[str, str]]:
-    with (clips / "INDEX.csv").open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-@pytest.mark.real_data
-def test_every_real_clip_decodes_or_is_a_media_error(clips: Path) -> None:
-    for row in _index(clips):
-        path = clips / row["file"]
-        if row["expected"] in ("broken", "no_video"):
-            with pytest.raises(MediaError) as error:
-                decode_video(path, size_px=(64, 64), sampling=Sampling.TIME)
-            assert str(path) in str(error.value)
-            assert not {"Traceback", "Errno"} & set(str(error.value).replace("[", " ").split())
-            continue
-        video = decode_video(path, size_px=(64, 64), sampling=Sampling.OFFICIAL, num_frames=1)
-        info = probe(path)
-        assert (video.samples is not None) == (row["expected"] == "ok"), row["file"]
-        assert (video.info.width_px, video.info.height_px) == (info.width_px, info.height_px)
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize(
-    "name",
-    [
-        "decord__video_90.mov",
-        "mediabunny__rotate-buck-bunny.mp4",
-        "avsbench_QYbisnpKlQ.mp4",
-        "torchcodec__nasa_13013.mp4",
-        "shared-assets__flower-fragmented.mp4",
-    ],
-)
-def test_readers_agree_on_real_clips(
-    clips: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = decode_video(clips / name, size_px=None, sampling=Sampling.TIME, with_audio=False)
-    _without_decord(monkeypatch)
-    second = decode_video(clips / name, size_px=None, sampling=Sampling.TIME, with_audio=False)
-    assert (first.info.decoder, second.info.decoder) == ("decord", "pyav")
-    np.testing.assert_array_equal(first.frames, second.frames)
-
-
-@pytest.mark.real_data
-def test_rotated_video_is_upright(clips: Path) -> None:
-    upright = decode_video(clips / "decord__video_0.mov", size_px=None, sampling=Sampling.TIME)
-    turned = decode_video(clips / "decord__video_90.mov", size_px=None, sampling=Sampling.TIME)
-    assert upright.frames.shape[1:3] == (320, 568)
-    assert turned.frames.shape[1:3] == (568, 320)
-    assert (turned.info.height_px, turned.info.width_px) == (568, 320)
-
-
-@pytest.mark.real_data
-def test_invisible_vp8_frames_are_not_counted(clips: Path) -> None:
-    path = clips / "interactive-examples__stream-of-water.webm"
-    assert decode_video(path, size_px=(8, 8), sampling=Sampling.TIME).info.num_frames == 90
-
-
-@pytest.mark.real_data
-def test_damage_in_the_picture_is_an_error_unless_it_comes_later(clips: Path) -> None:
-    path = clips / "decord__corrupted.mp4"
-    with pytest.raises(MediaError, match=r"damaged after 2\.70 s"):
-        decode_video(path, size_px=(64, 64), sampling=Sampling.TIME)
-    video = decode_video(path, size_px=(64, 64), sampling=Sampling.TIME, num_frames=2)
-    assert len(video.frames) == 2
 
 
 def _remuxed(source: Path, target: Path, name: str, options: dict[str, str]) -> None:

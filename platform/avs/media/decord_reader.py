@@ -1,0 +1,98 @@
+"""Sampled frames of a video by random access with decord.
+
+decord jumps to the sampled frames, which is why it reads first where it reads rightly (see
+``suits_decord`` of :mod:`avs.media.probing`). It cannot be told which demuxer to take and opens
+whatever a playlist names, so the file is checked right before.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch  # noqa: F401  (before decord, or importing that may crash)
+from numpy.typing import NDArray
+
+from avs.media.containers import check_container
+from avs.media.frames import resize_frames
+from avs.media.sampling import (
+    EPSILON_S,
+    SampledFrames,
+    SamplePlan,
+    Sampling,
+    check_length,
+    end_of_video,
+)
+
+__all__ = ["DecordError", "read_with_decord"]
+
+
+class DecordError(Exception):
+    """decord cannot read this file; PyAV may."""
+
+
+def read_with_decord(path: str | os.PathLike[str], plan: SamplePlan) -> SampledFrames:
+    """Sampled frames by random access; raises DecordError where decord cannot, MediaError."""
+    reader, times_s, end_s = _open_decord(path, plan.fps)
+    check_length(path, end_s, plan.max_duration_s)
+    count = plan.num_samples(len(times_s), end_s)
+    if plan.sampling is Sampling.OFFICIAL:
+        wanted = np.minimum([plan.index(k) for k in range(count)], len(times_s) - 1)
+    else:
+        at_s = np.array([plan.at_s(k) for k in range(count)]) + EPSILON_S
+        wanted = np.maximum(np.searchsorted(times_s, at_s, side="right") - 1, 0)
+    out: NDArray[np.uint8] | None = None
+    frame = np.zeros((0, 0, 3), np.uint8)
+    last = -1
+    for k, index in enumerate(wanted.tolist()):
+        if index != last:
+            frame, last = _decord_frame(reader, index), index
+        size_px = plan.size_px or (frame.shape[0], frame.shape[1])
+        if out is None:
+            out = np.empty((count, *size_px, 3), np.uint8)
+        out[k] = resize_frames(frame[None], size_px)[0]
+    assert out is not None
+    return SampledFrames(
+        frames=out,
+        frame_time_s=plan.times(wanted, float(times_s[-1]), end_s),
+        display_px=(frame.shape[0], frame.shape[1]),
+        end_s=end_s,
+        num_decoded=len(times_s),
+    )
+
+
+def _open_decord(
+    path: str | os.PathLike[str], fps: float
+) -> tuple[Any, NDArray[np.float64], float]:
+    """Reader, frame times from the first frame, end of the last frame."""
+    try:
+        import decord  # not at the top: absent on arm64, and torch has to be imported before it
+    except ImportError as error:
+        raise DecordError("decord is not installed") from error
+    check_container(path)
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(str(Path(path).resolve()), num_threads=1)
+        spans_s = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)
+    except (decord.DECORDError, AssertionError, RuntimeError, ValueError) as error:
+        raise DecordError(str(error)) from error
+    times_s = spans_s[:, 0] - spans_s[0, 0]
+    if not np.isfinite(spans_s).all() or (np.diff(times_s) < 0).any():
+        raise DecordError("frame times are out of order")
+    last_s = float(spans_s[-1, 1] - spans_s[-1, 0])
+    return reader, times_s, end_of_video(float(times_s[-1]), last_s, fps)
+
+
+def _decord_frame(reader: Any, index: int) -> NDArray[np.uint8]:
+    import decord
+
+    try:
+        reader.seek_accurate(index)
+        frame: NDArray[np.uint8] = reader.next().asnumpy()
+    except (decord.DECORDError, StopIteration, RuntimeError) as error:
+        raise DecordError(str(error)) from error
+    if frame.ndim != 3 or frame.shape[2] != 3:
+        raise DecordError(f"a frame has shape {frame.shape}")
+    return frame
