@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,21 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """A picture, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def touch(root: Path, *names: str) -> None:
+    """Files of one byte, with their folders."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def write_wav(path: Path, values: NDArray[Any], *, rate_hz: int = 16000) -> None:
+    """A 16-bit wav of [n, channels] values, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(values.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(values.astype("<i2").tobytes())

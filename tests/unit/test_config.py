@@ -141,7 +141,7 @@ def test_quoted_list_is_a_list_of_its_elements() -> None:
             PrepareConfig,
             "prepare",
             "data=s5",
-            ["data=s5", "Known: avss, folder, ms3, s4, synthetic"],
+            ["data=s5", "Known: avss, folder, labelled, ms3, s4, synthetic, vpo"],
         ),
         (PrepareConfig, "prepare", "data=null", ["data=null", "configs/data"]),
         (PrepareConfig, "prepare", "out", ["'out' is not an override", "KEY=VALUE"]),

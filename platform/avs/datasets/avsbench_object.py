@@ -1,209 +1,240 @@
 """AVSBench-object: S4 (Single-source) and MS3 (Multi-sources) in their official folders.
 
-The tree is listed once and every path is looked up in that listing, so a name in a csv cannot
-reach outside the root and a missing file is known before anything is decoded. With
-``media=auto`` the raw video is read where it is there (one form for all clips), else
-``visual_frames`` with ``audio_wav``; log-mel pickles are never opened.
+With ``media=auto`` the raw video is read where it is there (one form for all clips), else
+``visual_frames`` with the sound that ``data.audio.source`` allows. Where only AVSBench-semantic is
+there, its v1s and v1m folders are read as S4 and MS3, as Stepping-Stones does; a test list without
+a header serves where there is no metadata csv.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
 
 from avs import storage
-from avs.datasets.base import ClipSource, DataConfig, MediaSource
+from avs.datasets.avsbench_semantic import list_as_binary
+from avs.datasets.avss_metadata import source_video_id
+from avs.datasets.base import AudioSource, ClipSource, DataConfig, MediaSource, MissingSound
+from avs.datasets.tree import Tree, mark_repeated, numbered, read_csv, split_problem
 from avs.errors import DataError
-from avs.schema import Source
 
-__all__ = ["find_csv", "list_ms3", "list_s4", "mark_repeated", "read_csv", "split_problem"]
+__all__ = ["list_ms3", "list_s4"]
 
-SPLITS = ("train", "val", "test")
+_MEDIA_FOLDERS = ("gt_masks", "visual_frames", "raw_videos")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layout:
+    """What differs between the two sets; ``folders`` are the names that tell its folders."""
+
+    data: str
+    subset: str
+    columns: tuple[str, ...]
+    folders: tuple[str, ...]
+    semantic_label: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Paths:
-    """Where one clip's files are, relative to the folder of the csv."""
+    """Where one clip's files are, relative to the root."""
 
     video: str
     frames: tuple[str, ...]
     audio: str
+    log_mel: str
     masks: tuple[str, ...]
 
 
-class _Tree:
-    """One listing of a folder, for look-ups by relative path."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self._files = {info.path: info for info in storage.list_files(root)}
-
-    def has(self, *paths: str) -> bool:
-        return all(p in self._files for p in paths)
-
-    def uri(self, path: str) -> str:
-        return storage.join(self.root, path)
-
-    def source(self, path: str) -> Source:
-        info = self._files[path]
-        return Source(uri=self.uri(path), size_bytes=info.size_bytes, version=info.version)
+_S4 = _Layout(
+    data="s4",
+    subset="Single-source",
+    columns=("name", "category", "split"),
+    folders=("s4_data", "single-source", "s4"),
+    semantic_label="v1s",
+)
+_MS3 = _Layout(
+    data="ms3",
+    subset="Multi-sources",
+    columns=("name", "split"),
+    folders=("ms3_data", "multi-sources", "ms3"),
+    semantic_label="v1m",
+)
 
 
 def list_s4(config: DataConfig) -> list[ClipSource]:
     """The clips of Single-source: one category a clip; train has a mask for frame 1 only."""
-    root = find_csv(config.root, "s4_meta_data.csv")
-    tree = _Tree(root)
+    tree = Tree(config.root)
+    rows = _rows(tree, _S4)
+    if rows is None:
+        return list_as_binary(tree, config, data="s4", label="v1s")
+    base = _media_folder(tree, _S4)
     clips = []
-    for row in read_csv(storage.join(root, "s4_meta_data.csv"), ("name", "category", "split")):
+    for row in rows:
         name, category, split = row["name"], row["category"], row["split"]
         where = f"{split}/{category}/{name}"
+        numbers = range(1, config.num_frames + 1)
         paths = _Paths(
-            video=f"s4_data/raw_videos/{where}.mp4",
-            frames=_numbered(f"s4_data/visual_frames/{where}/{name}_{{}}.png", config.num_frames),
-            audio=f"s4_data/audio_wav/{where}.wav",
-            masks=_numbered(f"s4_data/gt_masks/{where}/{name}_{{}}.png", config.num_frames),
+            video=f"{base}raw_videos/{where}.mp4",
+            frames=numbered(f"{base}visual_frames/{where}/{name}_{{}}.png", numbers),
+            audio=f"{base}audio_wav/{where}.wav",
+            log_mel=f"{base}audio_log_mel/{where}.pkl",
+            masks=numbered(f"{base}gt_masks/{where}/{name}_{{}}.png", numbers),
         )
         num_masks = 1 if split == "train" else config.num_frames
-        clips.append(_clip("s4", "Single-source", row, (category,), paths, num_masks, tree, config))
+        plain = {"categories": (category,), "video_id": name}
+        clips.append(_clip(_S4, row, plain, paths, num_masks, tree, config))
     return list(mark_repeated(clips))
 
 
 def list_ms3(config: DataConfig) -> list[ClipSource]:
     """The clips of Multi-sources: all frames have masks; an optional csv column ``category``."""
-    root = find_csv(config.root, "ms3_meta_data.csv")
-    tree = _Tree(root)
+    tree = Tree(config.root)
+    rows = _rows(tree, _MS3)
+    if rows is None:
+        return list_as_binary(tree, config, data="ms3", label="v1m")
+    base = _media_folder(tree, _MS3)
     clips = []
-    for row in read_csv(storage.join(root, "ms3_meta_data.csv"), ("name", "split")):
+    for row in rows:
         name, split = row["name"], row["split"]
-        frames = f"ms3_data/visual_frames/{name}/{name}.mp4_{{}}.png"
+        numbers = range(1, config.num_frames + 1)
         paths = _Paths(
-            video=f"ms3_data/raw_videos/{name}.mp4",
-            frames=_numbered(frames, config.num_frames),
-            audio=f"ms3_data/audio_wav/{split}/{name}.wav",
-            masks=_numbered(f"ms3_data/gt_masks/{split}/{name}/{name}_{{}}.png", config.num_frames),
+            video=f"{base}raw_videos/{name}.mp4",
+            frames=numbered(f"{base}visual_frames/{name}/{name}.mp4_{{}}.png", numbers),
+            audio=f"{base}audio_wav/{split}/{name}.wav",
+            log_mel=f"{base}audio_log_mel/{split}/{name}.pkl",
+            masks=numbered(f"{base}gt_masks/{split}/{name}/{name}_{{}}.png", numbers),
         )
-        named = tuple(c for c in (row.get("category") or "").split("_") if c)
-        clip = _clip("ms3", "Multi-sources", row, named, paths, config.num_frames, tree, config)
-        clips.append(clip)
+        named = tuple(c for c in row.get("category", "").split("_") if c)
+        plain = {"categories": named, "video_id": source_video_id(name, "v1m")}
+        clips.append(_clip(_MS3, row, plain, paths, config.num_frames, tree, config))
     return list(mark_repeated(clips))
 
 
-def find_csv(root: str, name: str) -> str:
-    """The folder that holds the csv ``name``: ``root`` or one at most two levels below it.
-
-    Raises:
-        DataError: ``root`` is missing or empty, or has no such csv; names what was looked for.
-    """
-    if storage.exists(storage.join(root, name)):
-        return root
-    if not storage.exists(root):
-        raise DataError(f"data.root={root} does not exist.")
-    files = storage.list_files(root)
-    if not files:
-        raise DataError(f"data.root={root} is an empty folder.")
-    found = [f.path for f in files if f.path.endswith(f"/{name}") and f.path.count("/") <= 2]
-    if not found:
-        raise DataError(f"data.root={root} has no {name} (looked two levels deep).")
-    return storage.join(root, found[0].rpartition("/")[0])
+def _rows(tree: Tree, layout: _Layout) -> list[dict[str, str]] | None:
+    """The rows of the metadata csv, else of the test list; None to read AVSBench-semantic."""
+    names = _csv_names(layout)
+    if path := tree.find(names[0]):
+        return read_csv(tree.uri(path), layout.columns)
+    if path := tree.find(names[1]):
+        return _read_test_list(tree.uri(path))
+    if tree.find("metadata.csv") and any(f.name == layout.semantic_label for f in tree.folders):
+        return None
+    raise tree.not_here(*names, data=layout.data)
 
 
-def read_csv(uri: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a csv with a header.
-
-    Raises:
-        DataError: not a csv, empty, or without a needed column; names the file, the column and
-            the ones there are.
-    """
+def _read_test_list(uri: str) -> list[dict[str, str]]:
+    """The clips of an official test list: no header, a row ``name_k,category`` for each frame."""
     text = storage.read_bytes(uri).decode("utf-8-sig", errors="replace")
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    present = reader.fieldnames or []
-    missing = [c for c in columns if c not in present]
-    if missing:
-        raise DataError(
-            f"{uri} has no column {missing[0]!r}; it has: {', '.join(present) or 'nothing'}."
-        )
     try:
-        rows = [{k: (v or "") for k, v in row.items() if isinstance(k, str)} for row in reader]
+        lines = [line for line in csv.reader(io.StringIO(text), skipinitialspace=True) if line]
     except csv.Error as error:
         raise DataError(f"{uri} is not a csv ({error}).") from None
+    rows: dict[str, dict[str, str]] = {}
+    for line in lines:
+        name, _, number = line[0].strip().rpartition("_")
+        if not name or not number.isdigit() or len(line) < 2:
+            raise DataError(f"{uri}: the line {','.join(line)!r} is not 'name_k,category'.")
+        category = "_".join(part.strip() for part in line[1].split(","))
+        rows.setdefault(name, {"name": name, "category": category, "split": "test"})
     if not rows:
         raise DataError(f"{uri} lists no clips.")
-    return rows
+    note = "taken from a test list without a header as split test"
+    return [row | {"note": note} for row in rows.values()]
 
 
-def _numbered(pattern: str, count: int) -> tuple[str, ...]:
-    head, _, tail = pattern.rpartition("{}")  # a clip's name may hold "{}" too
-    return tuple(f"{head}{k}{tail}" for k in range(1, count + 1))
+def _media_folder(tree: Tree, layout: _Layout) -> str:
+    """The folder that holds gt_masks and the like, with a slash at its end, by looking for it.
+
+    Copies keep it beside the csv, doubled, or moved; the official place is the answer where there
+    is none, so that the messages about missing files name it.
+    """
+    path = tree.find(*_csv_names(layout))
+    assert path is not None
+    home = PurePosixPath(path).parent
+    others = {f for other in (_S4, _MS3) if other is not layout for f in other.folders}
+    ranked = []
+    for folder in {f.parent for f in tree.folders if f.name in _MEDIA_FOLDERS}:
+        parts = {part.lower() for part in folder.parts}
+        is_named, is_near = bool(parts & set(layout.folders)), folder.is_relative_to(home)
+        if not parts & others and (is_named or is_near):
+            ranked.append((not is_near, not is_named, len(folder.parts), str(folder)))
+    chosen = min(ranked)[-1] if ranked else str(home / layout.folders[0])
+    return "" if chosen == "." else f"{chosen}/"
+
+
+def _csv_names(layout: _Layout) -> tuple[str, str]:
+    return f"{layout.data}_meta_data.csv", f"{layout.data}_test_list.csv"
 
 
 def _clip(
-    dataset: str,
-    subset: str,
+    layout: _Layout,
     row: dict[str, str],
-    categories: tuple[str, ...],
+    plain: dict[str, Any],
     paths: _Paths,
     num_masks: int,
-    tree: _Tree,
+    tree: Tree,
     config: DataConfig,
 ) -> ClipSource:
-    name, split = row["name"], row["split"]
-    raw = tree.has(paths.video)
-    preprocessed = tree.has(*paths.frames, paths.audio)
-    use_raw = raw and config.media is not MediaSource.PREPROCESSED
-    problem = _problem(split, raw, preprocessed, paths, num_masks, tree, config)
-    main = paths.video if use_raw else paths.frames[0]
-    source = tree.source(main) if tree.has(main) else Source(uri=main, size_bytes=0, version="")
+    use_raw = tree.has(paths.video) and config.media is not MediaSource.PREPROCESSED
+    audio, log_mel = _sound(paths, tree, config, use_raw=use_raw)
     masks = [tree.uri(m) for m in paths.masks[:num_masks]]
+    problem = split_problem(row["split"])
+    if problem is None:
+        problem = _missing(paths, num_masks, tree, config, has_sound=bool(audio or log_mel))
     return ClipSource(
-        clip_id=f"{dataset}/{subset}/{name}",
-        dataset=dataset,
-        subset=subset,
-        split=split,
-        source=source,
-        categories=categories,
+        clip_id=f"{layout.data}/{layout.subset}/{row['name']}",
+        dataset=layout.data,
+        subset=layout.subset,
+        split=row["split"],
+        source=tree.source(paths.video if use_raw else paths.frames[0]),
         video=tree.uri(paths.video) if use_raw else None,
         frames=() if use_raw else tuple(tree.uri(f) for f in paths.frames),
-        audio=None if use_raw else tree.uri(paths.audio),
+        audio=tree.uri(audio) if audio else None,
+        log_mel=tree.uri(log_mel) if log_mel else None,
         masks=(*masks, *[None] * (len(paths.masks) - num_masks)),
+        files_hash=tree.files_hash(*paths.frames, audio, log_mel, *paths.masks),
         problem=problem,
+        notes=(row["note"],) if "note" in row else (),
+        **plain,
     )
 
 
-def _problem(
-    split: str,
-    raw: bool,
-    preprocessed: bool,
-    paths: _Paths,
-    num_masks: int,
-    tree: _Tree,
-    config: DataConfig,
+def _sound(
+    paths: _Paths, tree: Tree, config: DataConfig, *, use_raw: bool
+) -> tuple[str | None, str | None]:
+    """The sound file beside the pictures and the stored log-mel, where allowed and there."""
+    source = config.audio.source
+
+    def there(path: str, kind: AudioSource) -> str | None:
+        return path if source in (AudioSource.AUTO, kind) and tree.has(path) else None
+
+    log_mel = there(paths.log_mel, AudioSource.LOGMEL)
+    if use_raw:  # its own sound first: it is the one that was cut with the picture
+        return paths.audio if source is AudioSource.WAV and tree.has(paths.audio) else None, log_mel
+    wav = there(paths.audio, AudioSource.WAV)
+    return wav or there(paths.video, AudioSource.VIDEO), log_mel
+
+
+def _missing(
+    paths: _Paths, num_masks: int, tree: Tree, config: DataConfig, *, has_sound: bool
 ) -> str | None:
-    if wrong := split_problem(split):
-        return wrong
+    """What of the clip is not there, if anything."""
+    raw = tree.has(paths.video)
+    source = config.audio.source
+    wanted = paths.log_mel if source is AudioSource.LOGMEL else paths.audio
+    is_silent_fine = config.audio.missing is MissingSound.SILENCE
+    preprocessed = tree.has(*paths.frames) and (has_sound or is_silent_fine)
     if config.media is MediaSource.RAW and not raw:
         return f"{paths.video} is missing"
     if config.media is MediaSource.PREPROCESSED and not preprocessed:
-        return f"{paths.frames[0]} to _{config.num_frames}.png or {paths.audio} is missing"
+        return f"{paths.frames[0]} to _{config.num_frames}.png or {wanted} is missing"
     if not raw and not preprocessed:
-        return f"neither {paths.video} nor {paths.frames[0]} with {paths.audio} is there"
+        return f"neither {paths.video} nor {paths.frames[0]} with {wanted} is there"
+    needs_file = source in (AudioSource.WAV, AudioSource.LOGMEL)
+    if needs_file and not has_sound and not is_silent_fine:
+        return f"{wanted} is missing"
     absent = [m for m in paths.masks[:num_masks] if not tree.has(m)]
     return f"mask {absent[0]} is missing" if absent else None
-
-
-def split_problem(split: str) -> str | None:
-    """What is wrong with the split of a csv row, if anything."""
-    return None if split in SPLITS else f"split {split!r} is not one of {', '.join(SPLITS)}"
-
-
-def mark_repeated(clips: list[ClipSource]) -> Iterator[ClipSource]:
-    """Let each clip id through once; later rows of the same name become rejects of their own."""
-    seen: dict[str, int] = {}
-    for clip in clips:
-        count = seen[clip.clip_id] = seen.get(clip.clip_id, 0) + 1
-        if count == 1:
-            yield clip
-        else:
-            twice = f"{clip.clip_id.rpartition('/')[2]} is listed more than once in the csv"
-            yield replace(clip, clip_id=f"{clip.clip_id}#{count}", problem=twice)

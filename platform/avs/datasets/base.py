@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from avs.datasets.synthetic import SyntheticConfig
 from avs.errors import ConfigError
 from avs.schema import Source
 
-__all__ = ["ClipSource", "DataConfig", "MaskKind", "MediaSource"]
+__all__ = [
+    "AudioConfig",
+    "AudioSource",
+    "ClipSource",
+    "DataConfig",
+    "Instance",
+    "MaskKind",
+    "MediaSource",
+    "MissingSound",
+    "check_audio_source",
+]
 
 
 class MediaSource(enum.Enum):
@@ -20,12 +30,48 @@ class MediaSource(enum.Enum):
     PREPROCESSED = "preprocessed"
 
 
+class AudioSource(enum.Enum):
+    """Where a clip's sound is taken from; LOGMEL are the stored log-mels of AVSBench."""
+
+    AUTO = "auto"
+    WAV = "wav"
+    VIDEO = "video"
+    LOGMEL = "logmel"
+
+
+class MissingSound(enum.Enum):
+    """What a clip without sound becomes: digital silence, or a reject."""
+
+    SILENCE = "silence"
+    REJECT = "reject"
+
+
 class MaskKind(enum.Enum):
-    """How mask pictures are stored: foreground or not, class index, or palette colour."""
+    """How mask pictures are stored: foreground or not, class index, or palette colour.
+
+    FOREGROUND: class index or colour, of which only "some class" is kept. COCO: COCO category ids
+    as VPO stores them.
+    """
 
     BINARY = "binary"
     INDEX = "index"
     RGB = "rgb"
+    FOREGROUND = "foreground"
+    COCO = "coco"
+
+
+@dataclass(kw_only=True, slots=True)
+class AudioConfig:
+    """The sound of the clips.
+
+    ``auto`` takes the wav beside pictures and a video's own sound otherwise, and where there is
+    neither the stored log-mel. A clip that has none of what ``source`` allows is rejected:
+    a silent clip with a mask would teach that objects are heard in silence. Unlabelled videos
+    are better kept (``configs/data/folder.yaml`` has ``missing: silence``).
+    """
+
+    source: AudioSource = AudioSource.AUTO
+    missing: MissingSound = MissingSound.REJECT
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,7 +80,7 @@ class DataConfig:
 
     ``root`` is a local folder or ``s3://`` prefix. ``image_size_px`` is the side of the square
     frames that networks see. ``num_frames`` is T, at one frame a second. ``limit`` keeps the first
-    clips of each split.
+    clips of each split. ``split_seed`` deals videos without a split to train, val and test.
     """
 
     name: str
@@ -44,6 +90,8 @@ class DataConfig:
     media: MediaSource = MediaSource.AUTO
     with_waveform: bool = True
     limit: int | None = None
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    split_seed: int = 0
     synthetic: SyntheticConfig | None = None
 
     def __post_init__(self) -> None:
@@ -55,12 +103,29 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Instance:
+    """One object of a picture: class index, and its COCO segmentation as JSON."""
+
+    class_index: int
+    segmentation: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClipSource:
     """One clip to prepare.
 
-    Either ``video`` or ``frames`` (T pictures) is set; ``audio`` is a separate sound file or None
-    for the video's own. ``masks`` has one URI or None a frame. ``problem`` says why the clip cannot
-    be prepared where the listing already knows it.
+    Pictures: either ``video`` or ``frames`` (at most T pictures) is set.
+    Sound: ``audio`` is a separate file, to which those of ``audio_mix`` are added; None for the
+    video's own. ``audio_from_middle`` takes the middle T seconds instead of the first. ``log_mel``
+    is a stored log-mel, used where there is no sound, and compared with ``audio`` where both are.
+    Masks: one URI or None a frame; with ``mask_time_s`` each mask labels the frame nearest to its
+    time. ``mask_track`` is a JSON file of timed masks; ``masks`` beside it replace its masks.
+    ``instances`` are the masks of frame 0 as COCO segmentations. ``num_classes`` bounds the values,
+    ``class_names`` is set where a track's masks are found by name.
+    ``files_hash`` changes when any of its files does, so that a corrected mask is prepared anew.
+    ``video_id`` tells which source video the clip was cut from, for leaks between splits.
+    ``problem`` says why the clip cannot be prepared where the listing already knows it, ``notes``
+    what was repaired in its metadata.
     """
 
     clip_id: str
@@ -72,6 +137,28 @@ class ClipSource:
     video: str | None = None
     frames: tuple[str, ...] = ()
     audio: str | None = None
+    audio_mix: tuple[str, ...] = ()
+    audio_from_middle: bool = False
+    log_mel: str | None = None
     masks: tuple[str | None, ...] = ()
+    mask_time_s: tuple[float, ...] = ()
+    mask_track: str | None = None
     mask_kind: MaskKind = MaskKind.BINARY
+    instances: tuple[Instance, ...] = ()
+    num_classes: int = 2
+    class_names: tuple[str, ...] = ()
+    files_hash: str = ""
+    video_id: str = ""
     problem: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def check_audio_source(config: DataConfig, *allowed: AudioSource) -> None:
+    """Refuse a ``data.audio.source`` that the data set has no files for; AUTO always works."""
+    known = (AudioSource.AUTO, *allowed)
+    if config.audio.source not in known:
+        names = ", ".join(source.value for source in known)
+        raise ConfigError(
+            f"data.audio.source={config.audio.source.value} is not there in "
+            f"data.name={config.name}. Known: {names}."
+        )

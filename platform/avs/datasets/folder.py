@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from avs import storage
-from avs.datasets.base import ClipSource, DataConfig
+from avs.datasets.base import AudioSource, ClipSource, DataConfig, check_audio_source
 from avs.errors import DataError
 from avs.schema import Source
 
@@ -57,6 +57,7 @@ def list_videos(uri: str) -> list[tuple[str, Source]]:
 
 def list_folder(config: DataConfig) -> list[ClipSource]:
     """Each video as one source; preparing cuts it into windows of T seconds."""
+    check_audio_source(config, AudioSource.VIDEO)
     return [
         ClipSource(
             clip_id=f"folder/videos/{path}",
@@ -65,6 +66,7 @@ def list_folder(config: DataConfig) -> list[ClipSource]:
             split="all",
             source=source,
             video=source.uri,
+            video_id=path,
         )
         for path, source in list_videos(config.root)
     ]

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from avs import storage
-from avs.datasets import ClipSource, DataConfig, DatasetSpec, MaskKind, dataset_spec
+from avs.datasets import ClipSource, DataConfig, DatasetSpec, dataset_spec
 from avs.errors import MediaError
-from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, read_audio, to_int16
-from avs.media.containers import check_container
-from avs.media.frames import read_image, resize_frames
-from avs.media.masks import read_index_mask, read_mask, resize_mask, rgb_to_index
-from avs.media.video import Sampling, decode_video
+from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
+from avs.media.frames import read_image
+from avs.media.sandbox import decode_video
+from avs.media.video import Sampling
+from avs.prepare.fitting import fit_of
+from avs.prepare.labels import ClipMasks, read_masks
+from avs.prepare.sound import clip_sound, known_samples, uses_video_sound
 from avs.schema import Clip
-from avs.windows import cut_sound, plan_windows
+from avs.windows import Window, cut_sound, plan_windows
 
-__all__ = ["prepare_clip"]
-
-OFFICIAL_MASK_PX = (224, 224)
+__all__ = ["prepare_clip", "prepare_clip_with_warnings"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,17 @@ class _Media:
 
 
 def prepare_clip(source: ClipSource, config: DataConfig) -> list[Clip]:
-    """The rows of one source: one, or for an unlabelled video one for every T seconds.
+    """The rows of one source; see :func:`prepare_clip_with_warnings`."""
+    return prepare_clip_with_warnings(source, config)[0]
+
+
+def prepare_clip_with_warnings(
+    source: ClipSource, config: DataConfig
+) -> tuple[list[Clip], list[str]]:
+    """The rows of one source, and what was odd about it though it could be used.
+
+    One row, or for whole videos one for every T seconds: of a labelled video those windows that
+    hold a mask. Each mask is in one row only, also where windows overlap.
 
     Raises:
         MediaError: the media cannot be used; the message is the reason for the rejects table.
@@ -42,21 +53,37 @@ def prepare_clip(source: ClipSource, config: DataConfig) -> list[Clip]:
     if source.problem:
         raise MediaError(source.problem)
     spec = dataset_spec(config.name)
-    if source.video is not None and spec.sampling is Sampling.TIME:
-        return _video_windows(source, config, _decode(source.video, config, Sampling.TIME, None))
-    if source.video is not None:
-        media = _decode(source.video, config, spec.sampling, config.num_frames)
+    warnings: list[str] = []
+    if source.video is None:
+        media = _read_pictures(source, config, spec)
     else:
-        media = _read_preprocessed(source, config)
-    if media.samples is None:
-        raise MediaError(f"{source.source.uri} has no sound")
-    return [_labelled_clip(source, config, spec, media)]
+        media = _decode(source, config, spec.sampling, warnings)
+    masks = read_masks(
+        source,
+        fit_of(spec, source.split, config.image_size_px),
+        frame_time_s=media.frame_time_s,
+        native_px=media.native_px,
+        warnings=warnings,
+    )
+    if spec.sampling is Sampling.TIME:
+        return _windows(source, config, media, masks, warnings), warnings
+    return [_clip(source, config, spec, media, masks, warnings)], warnings
 
 
-def _decode(uri: str, config: DataConfig, sampling: Sampling, num_frames: int | None) -> _Media:
+def _decode(
+    source: ClipSource, config: DataConfig, sampling: Sampling, warnings: list[str]
+) -> _Media:
+    assert source.video is not None
     size_px = (config.image_size_px, config.image_size_px)
-    with storage.local_copy(uri) as path:
-        video = decode_video(path, size_px=size_px, sampling=sampling, num_frames=num_frames)
+    with storage.local_copy(source.video) as path:
+        video = decode_video(
+            path,
+            size_px=size_px,
+            sampling=sampling,
+            num_frames=config.num_frames if sampling is Sampling.OFFICIAL else None,
+            with_audio=uses_video_sound(source, config),
+        )
+    warnings += video.warnings
     return _Media(
         frames=video.frames,
         frame_time_s=video.frame_time_s,
@@ -65,20 +92,16 @@ def _decode(uri: str, config: DataConfig, sampling: Sampling, num_frames: int | 
     )
 
 
-def _read_preprocessed(source: ClipSource, config: DataConfig) -> _Media:
+def _read_pictures(source: ClipSource, config: DataConfig, spec: DatasetSpec) -> _Media:
     images = [_read_frame(uri) for uri in source.frames]
     sizes = {image.shape[:2] for image in images}
     if len(sizes) > 1:
         raise MediaError(f"the frames beside {source.frames[0]} differ in size: {sorted(sizes)}")
-    size_px = (config.image_size_px, config.image_size_px)
-    assert source.audio is not None
-    with storage.local_copy(source.audio) as path:
-        check_container(path)
-        samples = read_audio(path)
+    fit = fit_of(spec, source.split, config.image_size_px)
     return _Media(
-        frames=resize_frames(np.stack(images), size_px),
+        frames=fit.frames(np.stack(images)),
         frame_time_s=np.arange(len(images)) + 15 / 16,
-        samples=samples,
+        samples=None,
         native_px=(int(images[0].shape[0]), int(images[0].shape[1])),
     )
 
@@ -90,89 +113,81 @@ def _read_frame(uri: str) -> np.ndarray:
         raise MediaError(f"frame {uri}: {error}") from None
 
 
-def _labelled_clip(
-    source: ClipSource, config: DataConfig, spec: DatasetSpec, media: _Media
+def _clip(
+    source: ClipSource,
+    config: DataConfig,
+    spec: DatasetSpec,
+    media: _Media,
+    masks: ClipMasks,
+    warnings: list[str],
 ) -> Clip:
-    assert media.samples is not None
-    waveform = to_int16(media.samples)
-    masks, mask_valid = _read_masks(source, config, media.native_px)
+    """The one row of a clip of at most T frames, padded to T."""
+    sound = clip_sound(source, config, spec, media.samples, warnings)
     pad = config.num_frames - len(media.frames)
-    frame_valid = np.arange(config.num_frames) < len(media.frames)
     return Clip(
         clip_id=source.clip_id,
-        dataset=source.dataset,
-        subset=source.subset,
-        split=source.split,
-        source=source.source,
-        categories=list(source.categories),
-        native_height_px=media.native_px[0],
-        native_width_px=media.native_px[1],
         frame_time_s=np.pad(media.frame_time_s, (0, pad), mode="edge").astype(np.float64),
         frames=np.pad(media.frames, ((0, pad), (0, 0), (0, 0), (0, 0))),
-        log_mel=clip_log_mel(from_int16(waveform), num_examples=config.num_frames, pad=spec.pad),
-        masks=masks,
-        mask_valid=mask_valid,
-        frame_valid=frame_valid,
-        waveform=waveform if config.with_waveform else np.zeros(0, np.int16),
+        log_mel=sound.log_mel,
+        masks=np.pad(masks.masks, ((0, pad), (0, 0), (0, 0))),
+        mask_valid=np.pad(masks.valid, (0, pad)),
+        frame_valid=np.arange(config.num_frames) < len(media.frames),
+        waveform=sound.waveform if config.with_waveform else np.zeros(0, np.int16),
+        **_shared(source, media),
     )
 
 
-def _video_windows(source: ClipSource, config: DataConfig, media: _Media) -> list[Clip]:
-    count = config.num_frames
-    samples = np.zeros(0, np.float32) if media.samples is None else media.samples
+def _windows(
+    source: ClipSource, config: DataConfig, media: _Media, masks: ClipMasks, warnings: list[str]
+) -> list[Clip]:
+    samples = known_samples(source, config, media.samples, warnings)
+    is_labelled = bool(source.masks or source.mask_track)
     clips = []
-    for window in plan_windows(len(media.frames), window_frames=count):
-        sound = cut_sound(samples, window, sample_rate_hz=SAMPLE_RATE_HZ, window_frames=count)
-        waveform = to_int16(sound)
-        indices = list(window.indices)
-        clips.append(
-            Clip(
-                clip_id=f"{source.clip_id}@{window.start * 1000}",
-                dataset=source.dataset,
-                subset=source.subset,
-                split=source.split,
-                source=source.source,
-                categories=[],
-                native_height_px=media.native_px[0],
-                native_width_px=media.native_px[1],
-                frame_time_s=media.frame_time_s[indices],
-                frames=media.frames[indices],
-                log_mel=clip_log_mel(from_int16(waveform), num_examples=count, pad="repeat"),
-                masks=np.zeros((count, config.image_size_px, config.image_size_px), np.uint8),
-                mask_valid=np.zeros(count, np.bool_),
-                frame_valid=np.arange(count) < window.num_valid,
-                waveform=waveform if config.with_waveform else np.zeros(0, np.int16),
-            )
-        )
+    for window in plan_windows(len(media.frames), window_frames=config.num_frames):
+        # Frames that an earlier window shows too have their mask there.
+        is_new = np.isin(np.arange(config.num_frames), window.new)
+        valid = masks.valid[list(window.indices)] & is_new
+        if valid.any() or not is_labelled:
+            clips.append(_window_clip(source, config, media, masks, samples, window, valid))
+    if not clips:
+        raise MediaError(f"{source.source.uri} has no mask within half a second of a sampled frame")
     return clips
 
 
-def _read_masks(
-    source: ClipSource, config: DataConfig, native_px: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    size_px = (config.image_size_px, config.image_size_px)
-    masks = np.zeros((config.num_frames, *size_px), np.uint8)
-    valid = np.zeros(config.num_frames, np.bool_)
-    for k, uri in enumerate(source.masks):
-        if uri is None:
-            continue
-        mask = _read_mask(storage.read_bytes(uri), source.mask_kind, uri)
-        if mask.shape not in (native_px, OFFICIAL_MASK_PX):
-            h, w = mask.shape
-            raise MediaError(
-                f"mask {uri} is {w}x{h} px; wanted 224x224 or the picture's "
-                f"{native_px[1]}x{native_px[0]}"
-            )
-        masks[k], valid[k] = resize_mask(mask, size_px), True
-    return masks, valid
+def _window_clip(
+    source: ClipSource,
+    config: DataConfig,
+    media: _Media,
+    masks: ClipMasks,
+    samples: np.ndarray,
+    window: Window,
+    valid: np.ndarray,
+) -> Clip:
+    count = config.num_frames
+    indices = list(window.indices)
+    sound = cut_sound(samples, window, sample_rate_hz=SAMPLE_RATE_HZ, window_frames=count)
+    waveform = to_int16(sound)
+    return Clip(
+        clip_id=f"{source.clip_id}@{window.start * 1000}",
+        frame_time_s=media.frame_time_s[indices],
+        frames=media.frames[indices],
+        log_mel=clip_log_mel(from_int16(waveform), num_examples=count, pad="repeat"),
+        masks=masks.masks[indices] * valid[:, None, None],
+        mask_valid=valid,
+        frame_valid=np.arange(count) < window.num_valid,
+        waveform=waveform if config.with_waveform else np.zeros(0, np.int16),
+        **_shared(source, media),
+    )
 
 
-def _read_mask(data: bytes, kind: MaskKind, uri: str) -> np.ndarray:
-    try:
-        if kind is MaskKind.BINARY:
-            return read_mask(data)
-        if kind is MaskKind.INDEX:
-            return read_index_mask(data)
-        return rgb_to_index(read_image(data))
-    except MediaError as error:
-        raise MediaError(f"mask {uri}: {error}") from None
+def _shared(source: ClipSource, media: _Media) -> dict[str, Any]:
+    """The columns that are the same whatever the row shows of its source."""
+    return {
+        "dataset": source.dataset,
+        "subset": source.subset,
+        "split": source.split,
+        "source": source.source,
+        "categories": list(source.categories),
+        "native_height_px": media.native_px[0],
+        "native_width_px": media.native_px[1],
+    }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import wave
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_clips import SIZE_PX, data_config, write_png, write_video
+from made_clips import SIZE_PX, data_config, write_png, write_video, write_wav
 from PIL import Image
 
-from avs.datasets import DATASETS, ClipSource
+from avs.datasets import (
+    DATASETS,
+    AudioConfig,
+    ClipSource,
+    MissingSound,
+)
 from avs.errors import AvsError, DataError, MediaError
 from avs.media.audio import clip_log_mel, from_int16, read_audio, silence_log_mel, to_int16
 from avs.media.encoding import write_mp4
@@ -110,17 +114,8 @@ def preprocessed(tmp_path: Path) -> tuple[Path, ClipSource]:
         mask[: 40 * k] = 255
         write_png(tmp_path / f"s4_data/gt_masks/val/dog/x/x_{k}.png", mask)
     audio = tmp_path / "s4_data/audio_wav/val/dog/x.wav"
-    audio.parent.mkdir(parents=True)
-    _write_wav(audio, rng.normal(size=(44100 * 4, 2)) * 3000, rate_hz=44100)
+    write_wav(audio, rng.normal(size=(44100 * 4, 2)) * 3000, rate_hz=44100)
     return tmp_path, _sources("s4", tmp_path, "val")[0]
-
-
-def _write_wav(path: Path, values: np.ndarray, *, rate_hz: int) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(values.shape[1])
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(values.astype("<i2").tobytes())
 
 
 def test_a_preprocessed_clip_is_what_its_files_hold(preprocessed: tuple[Path, ClipSource]) -> None:
@@ -219,7 +214,7 @@ def test_an_avss_clip_is_padded_to_t_with_flags(tmp_path: Path, form: str) -> No
         index[:112] = k
         image = index if form == "semantic" else _voc(index)
         write_png(tmp_path / f"v1m/u/labels_{form}/{k}.png", image)
-    _write_wav(tmp_path / "v1m/u/audio.wav", np.full((80000, 1), 900.0), rate_hz=16000)
+    write_wav(tmp_path / "v1m/u/audio.wav", np.full((80000, 1), 900.0), rate_hz=16000)
     (source,) = DATASETS["avss"].list_clips(data_config("avss", tmp_path, num_frames=10))
     clip = _prepare("avss", tmp_path, source, num_frames=10)
     assert clip.frame_valid.tolist() == [True] * 5 + [False] * 5
@@ -260,8 +255,10 @@ def test_a_short_video_is_padded_with_its_last_frame(videos: Path) -> None:
     assert not row.waveform[16000 * 4 :].any()
 
 
-def test_an_unlabelled_video_without_sound_is_silent(videos: Path) -> None:
-    (row,) = _video_rows(videos, "silent.mp4")
+def test_an_unlabelled_video_without_sound_is_silent_where_that_is_wanted(videos: Path) -> None:
+    with pytest.raises(MediaError, match=r"silent\.mp4 has no sound"):
+        _video_rows(videos, "silent.mp4")
+    (row,) = _video_rows(videos, "silent.mp4", audio=AudioConfig(missing=MissingSound.SILENCE))
     assert np.array_equal(row.log_mel, silence_log_mel(5))
     assert row.waveform.shape == (80000,)
     assert not row.waveform.any()
@@ -276,5 +273,5 @@ def test_a_picture_is_no_video(tmp_path: Path) -> None:
 def test_a_sound_track_without_samples_is_silent(tmp_path: Path) -> None:
     frames = np.zeros((40, 48, 80, 3), np.uint8)
     write_mp4(tmp_path / "x.mp4", frames, fps=8, samples=np.zeros(0, np.float32))
-    (row,) = _video_rows(tmp_path, "x.mp4")
+    (row,) = _video_rows(tmp_path, "x.mp4", audio=AudioConfig(missing=MissingSound.SILENCE))
     assert np.array_equal(row.log_mel, silence_log_mel(5))
