@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 from small_configs import TWO_WORKERS
 
 from avs.datasets import DataConfig
@@ -18,6 +19,7 @@ from avs.datasets.synthetic import Layout, SyntheticConfig, write_synthetic
 from avs.errors import DataError
 from avs.prepare import PrepareConfig, read_manifest
 from avs.prepare.pipeline import prepare
+from avs.prepare.run import run_prepare
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
@@ -64,9 +66,10 @@ def test_every_clip_is_in_one_shard_or_in_the_rejects(s4_root: Path, tmp_path: P
 def test_a_second_run_decodes_nothing_and_bytes_do_not_depend_on_scheduling(
     s4_root: Path, tmp_path: Path
 ) -> None:
+    """Four workers at once, then one after another in this process."""
     first, other = tmp_path / "a", tmp_path / "b"
     prepare(_config(s4_root, first), say=lambda _: None)
-    prepare(_config(s4_root, other), say=lambda _: None)
+    alone = run_prepare(_config(s4_root, other), map, num_cores=1, say=lambda _: None)
     before = {p.name: p.stat().st_mtime_ns for p in (first / "shards").iterdir()}
 
     lines: list[str] = []
@@ -74,8 +77,50 @@ def test_a_second_run_decodes_nothing_and_bytes_do_not_depend_on_scheduling(
 
     assert {p.name: p.stat().st_mtime_ns for p in (first / "shards").iterdir()} == before
     assert any("5 of 5 shards are there already" in line for line in lines)
-    for shard in (first / "shards").iterdir():
-        assert shard.read_bytes() == (other / "shards" / shard.name).read_bytes()
+    for path in (p for p in first.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        assert path.read_bytes() == (other / path.relative_to(first)).read_bytes()
+    manifest = read_manifest(str(first))
+    assert replace(manifest, config=alone.config) == alone
+    assert (manifest.revision, manifest.counts["ok"]) == (1, 15)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(s4_root: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    config = replace(_config(s4_root, tmp_path / "out"), dry_run=True)
+    assert prepare(config, say=lines.append) is None
+    assert not (tmp_path / "out").exists()
+    assert any("in all: 15 clips" in line and "5 shards" in line for line in lines)
+    assert "s on 4 cores and " in lines[-1]
+
+
+def test_the_job_over_its_reject_budget_ends_with_code_3_and_a_manifest(
+    s4_root: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "in"
+    subprocess.run(["cp", "-r", str(s4_root), str(copy)], check=True)
+    sorted(copy.rglob("*.mp4"))[0].write_bytes(b"not a video")
+    job = Path(__file__).resolve().parents[2] / "jobs" / "prepare.py"
+    command = [
+        sys.executable,
+        str(job),
+        f"data.root={copy}",
+        f"out={tmp_path}/out",
+        "data.image_size_px=32",
+        "max_reject_ratio=0.05",
+    ]
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "error: 1 of 15 clips were rejected (6.7%), max_reject_ratio=0.05" in done.stderr
+    assert read_manifest(str(tmp_path / "out")).counts["ok"] == 14
 
 
 def test_a_changed_video_is_done_again_and_only_its_shard(s4_root: Path, tmp_path: Path) -> None:
@@ -128,25 +173,18 @@ def test_killed_and_started_again_it_equals_the_uninterrupted_run(
 
 def _write_one_shard_and_wait(root: str, out: str) -> None:
     """The child of the kill test: a driver that dies between two shards, holding the lease."""
-    from avs.config import dump
-    from avs.datasets import dataset_spec
     from avs.lease import Lease
-    from avs.prepare.pipeline import PLAN
-    from avs.prepare.plan import config_hash, plan_shards
+    from avs.prepare.folder import claim_folder
+    from avs.prepare.plan import make_plan
     from avs.prepare.shard import write_shard
-    from avs.schema import ClipFormat
     from avs.storage import temporary_name
 
     config = _config(Path(root), Path(out))
-    plans = plan_shards(dataset_spec("s4").list_clips(config.data), config.data, shard_clips=4)
-    form = ClipFormat(
-        num_frames=5, height_px=32, width_px=32, class_names=("background", "sounding")
-    )
+    plan = make_plan(config)
     with Lease(out, job="prepare") as lease:
-        mine = {"config_hash": config_hash(config.data), "config": dump(config.data)}
-        (Path(out) / PLAN).write_text(json.dumps(mine))
-        write_shard(plans[0], config.data, form, out=out, owner=lease.owner)
-        temporary_name(Path(out) / "shards" / plans[1].name).write_bytes(b"half a shard")
+        claim_folder(out, config.data)
+        write_shard(plan.shards[0], config.data, plan.form, out=out, owner=lease.owner)
+        temporary_name(Path(out) / "shards" / plan.shards[1].name).write_bytes(b"half a shard")
         print("first shard written", flush=True)
         signal.pause()
 

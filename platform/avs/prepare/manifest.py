@@ -1,25 +1,40 @@
-"""The manifest: written last and atomically; without it a prepared folder is not complete."""
+"""The manifest: written last and atomically; without it a prepared folder is not complete.
+
+Its revision grows whenever the content changes. It is noted beside the manifest before a run that
+changes shards takes the manifest away, so that a run that was killed cannot reset it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from avs import storage
 from avs.errors import DataError
-from avs.prepare.shard import SHARDS
+from avs.prepare.records import shard_uri
+from avs.prepare.rejects import REJECTS
 from avs.schema import SCHEMA_VERSION, ClipFormat
 
 __all__ = [
     "MANIFEST",
+    "REVISION",
     "Manifest",
     "ManifestShard",
+    "issue_manifest",
     "read_manifest",
     "shard_uri",
+    "withdraw_manifest",
     "write_manifest",
 ]
 
 MANIFEST = "manifest.json"
+REVISION = "_revision.json"
+
+# What does not change the content: who wrote it, where and how.
+_NOT_CONTENT = ("revision", "avs_version", "config")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +50,12 @@ class ManifestShard:
 
 @dataclass(kw_only=True, slots=True)
 class Manifest:
-    """A prepared folder. ``counts``: input, ok, rejected, rows, and the same for each split."""
+    """A prepared folder.
+
+    ``counts``: input, ok, rejected, rows, the same ``by_split``, and the ``rejects`` by stage and
+    error type. ``statistics``: see :func:`avs.prepare.statistics.merge_statistics`. ``warnings``:
+    one line each, with counts. Keys with a default may be missing in older manifests.
+    """
 
     schema_version: int
     avs_version: str
@@ -44,7 +64,11 @@ class Manifest:
     format: ClipFormat
     counts: dict[str, Any]
     shards: list[ManifestShard]
-    rejects: str = "rejects.parquet"
+    rejects: str = REJECTS
+    rejects_sha256: str = ""
+    revision: int = 1
+    statistics: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def split_shards(self, split: str) -> list[ManifestShard]:
         """The shards of one split.
@@ -59,14 +83,43 @@ class Manifest:
         return found
 
 
-def shard_uri(prepared: str, name: str) -> str:
-    """Where a shard of the prepared folder lies."""
-    return storage.join(prepared, SHARDS, name)
-
-
 def write_manifest(out: str, manifest: Manifest) -> None:
     """Write ``out/manifest.json``."""
     storage.write_json(storage.join(out, MANIFEST), asdict(manifest))
+
+
+def withdraw_manifest(out: str) -> None:
+    """Take the manifest away before shards change; its revision is noted for the next one."""
+    if storage.exists(storage.join(out, MANIFEST)):
+        manifest = read_manifest(out)
+        noted = {"revision": manifest.revision, "content": _content_hash(manifest)}
+        storage.write_json(storage.join(out, REVISION), noted)
+        storage.remove(storage.join(out, MANIFEST))
+
+
+def issue_manifest(
+    out: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
+) -> Manifest:
+    """Write the manifest under its revision: the last one's, and one more if the content changed.
+
+    ``before`` runs first, and only when there is something to write: a manifest that stands with
+    the same content is left as it is and returned.
+    """
+    content = _content_hash(manifest)
+    if storage.exists(storage.join(out, MANIFEST)):
+        standing = read_manifest(out)
+        if _content_hash(standing) == content:
+            return standing
+        revision = standing.revision + 1
+    elif storage.exists(storage.join(out, REVISION)):
+        noted = storage.read_json(storage.join(out, REVISION))
+        revision = noted["revision"] + (noted["content"] != content)
+    else:
+        revision = 1
+    before()
+    manifest = replace(manifest, revision=revision)
+    write_manifest(out, manifest)
+    return manifest
 
 
 def read_manifest(prepared: str) -> Manifest:
@@ -93,4 +146,14 @@ def read_manifest(prepared: str) -> Manifest:
     form = plain.pop("format")
     shards = [ManifestShard(**s) for s in plain.pop("shards")]
     class_names = tuple(form.pop("class_names"))
-    return Manifest(**plain, format=ClipFormat(**form, class_names=class_names), shards=shards)
+    known = {f.name for f in fields(Manifest)}  # a later version may have added keys
+    return Manifest(
+        **{key: value for key, value in plain.items() if key in known},
+        format=ClipFormat(**form, class_names=class_names),
+        shards=shards,
+    )
+
+
+def _content_hash(manifest: Manifest) -> str:
+    plain = {k: v for k, v in asdict(manifest).items() if k not in _NOT_CONTENT}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -13,10 +13,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from avs.config import dump
-from avs.datasets import ClipSource, DataConfig
-from avs.schema import SCHEMA_VERSION
+from avs.datasets import ClipSource, DataConfig, dataset_spec
+from avs.prepare.config import PrepareConfig
+from avs.schema import SCHEMA_VERSION, ClipFormat
 
-__all__ = ["ShardPlan", "config_hash", "plan_shards"]
+__all__ = ["Plan", "ShardPlan", "config_hash", "make_plan", "plan_shards"]
+
+# Fields of a source that tell about it without deciding what its rows hold.
+_NOT_IN_ROWS = ("video_id", "notes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,37 @@ class ShardPlan:
     split: str
     sources: tuple[ClipSource, ...]
     hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All shards of a run, and the format of their rows."""
+
+    shards: list[ShardPlan]
+    form: ClipFormat
+
+    @property
+    def sources(self) -> list[ClipSource]:
+        """The clips of all shards."""
+        return [source for shard in self.shards for source in shard.sources]
+
+
+def make_plan(config: PrepareConfig) -> Plan:
+    """List the data set and deal its clips to shards.
+
+    Raises:
+        DataError: the data set cannot be listed.
+    """
+    data = config.data
+    spec = dataset_spec(data.name)
+    form = ClipFormat(
+        num_frames=data.num_frames,
+        height_px=data.image_size_px,
+        width_px=data.image_size_px,
+        class_names=spec.class_names(data),
+        with_waveform=data.with_waveform,
+    )
+    return Plan(plan_shards(spec.list_clips(data), data, shard_clips=config.shard_clips), form)
 
 
 def plan_shards(
@@ -58,8 +93,12 @@ def _content(config: DataConfig) -> dict[str, Any]:
 
 
 def _shard_hash(sources: tuple[ClipSource, ...], config: DataConfig) -> str:
-    # repr of a frozen dataclass lists every field, enums included.
-    return _hash({"config": config_hash(config), "clips": [repr(asdict(s)) for s in sources]})
+    return _hash({"config": config_hash(config), "clips": [_clip_content(s) for s in sources]})
+
+
+def _clip_content(source: ClipSource) -> str:
+    plain = {k: v for k, v in asdict(source).items() if k not in _NOT_IN_ROWS}
+    return repr(plain)  # names every field, enums included
 
 
 def _hash(value: Any) -> str:

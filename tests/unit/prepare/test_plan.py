@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from made_clips import data_config
+from made_clips import clip_format, data_config
+from small_configs import ONE_WORKER
 
 from avs.datasets import ClipSource, DataConfig, MediaSource
-from avs.prepare.plan import ShardPlan, config_hash, plan_shards
+from avs.prepare.config import PrepareConfig
+from avs.prepare.plan import ShardPlan, config_hash, make_plan, plan_shards
 from avs.schema import Source
 
 
@@ -75,6 +78,23 @@ def test_a_clip_that_changed_changes_its_shard_and_no_other(change: dict[str, An
     before, after = _plan(), _plan(listing)
     changed = [a.name for a, b in zip(after, before, strict=True) if a.hash != b.hash]
     assert changed == ["train-00000.parquet"]
+
+
+@pytest.mark.parametrize("change", [{"notes": ("odd",)}, {"video_id": "kitchen"}])
+def test_what_is_told_about_a_clip_does_not_decide_its_rows(change: dict[str, Any]) -> None:
+    listing = _listing()
+    listing[0] = replace(listing[0], **change)
+    assert [p.hash for p in _plan(listing)] == [p.hash for p in _plan()]
+
+
+def test_the_whole_plan_has_the_format_and_all_clips(s4_root: Path) -> None:
+    config = PrepareConfig(
+        data=data_config("s4", s4_root), scale=ONE_WORKER, out="out", shard_clips=3
+    )
+    plan = make_plan(config)
+    assert plan.form == clip_format(config.data)
+    assert len(plan.sources) == 4
+    assert [s for shard in plan.shards for s in shard.sources] == plan.sources
 
 
 @pytest.mark.parametrize(

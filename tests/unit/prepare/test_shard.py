@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from made_clips import clip_format, data_config, prepare
+from made_clips import clip_format, data_config
 
 from avs import storage
-from avs.datasets import DATASETS, DataConfig
-from avs.errors import DataError, LeaseError
+from avs.datasets import DATASETS, ClipSource, DataConfig
+from avs.errors import LeaseError
 from avs.lease import LEASE_NAME, Lease
 from avs.prepare import shard as shard_module
-from avs.prepare.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from avs.prepare.plan import ShardPlan, plan_shards
-from avs.prepare.shard import RECORDS, SHARDS, ShardRecord, read_record, write_shard
-from avs.schema import check_schema
+from avs.prepare.records import RECORDS, SHARDS, ShardRecord, read_records, shard_uri
+from avs.prepare.shard import write_shard
+from avs.schema import Clip, check_schema
 
 
 @pytest.fixture
@@ -45,6 +45,10 @@ def lease(place: str) -> Iterator[Lease]:
 
 def _write(plan: ShardPlan, config: DataConfig, lease: Lease) -> ShardRecord:
     return write_shard(plan, config, clip_format(config), out=lease.out, owner=lease.owner)
+
+
+def _finished(plan: ShardPlan, lease: Lease) -> ShardRecord | None:
+    return read_records(lease.out, [plan]).get(plan.name)
 
 
 def _files(out: str) -> list[str]:
@@ -84,14 +88,14 @@ def test_a_clip_that_fails_is_a_reject_with_its_reason(
 def test_a_bug_of_a_decoder_costs_one_clip(
     plan: ShardPlan, config: DataConfig, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = shard_module.prepare_clip
+    original = shard_module.prepare_clip_with_warnings
 
     def fails_once(source: object, config: DataConfig) -> object:
         if source is plan.sources[0]:
             raise ZeroDivisionError("inside")
         return original(source, config)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(shard_module, "prepare_clip", fails_once)
+    monkeypatch.setattr(shard_module, "prepare_clip_with_warnings", fails_once)
     record = _write(plan, config, lease)
     assert record.num_clips == 1
     assert record.rejects[0].error_type == "ZeroDivisionError"
@@ -112,12 +116,12 @@ def test_two_runs_write_the_same_bytes(plan: ShardPlan, config: DataConfig, tmp_
 def test_a_finished_shard_is_known_by_its_record(
     plan: ShardPlan, config: DataConfig, lease: Lease
 ) -> None:
-    assert read_record(lease.out, plan) is None
+    assert _finished(plan, lease) is None
     record = _write(plan, config, lease)
-    assert read_record(lease.out, plan) == record
-    assert read_record(lease.out, replace(plan, hash="another")) is None
+    assert _finished(plan, lease) == record
+    assert _finished(replace(plan, hash="another"), lease) is None
     storage.remove(storage.join(lease.out, SHARDS, plan.name))
-    assert read_record(lease.out, plan) is None
+    assert _finished(plan, lease) is None
 
 
 def test_a_killed_writer_leaves_no_finished_shard(
@@ -127,13 +131,13 @@ def test_a_killed_writer_leaves_no_finished_shard(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_module.storage, "write_json", killed)
+        patch.setattr(shard_module, "write_record", killed)
         with pytest.raises(KeyboardInterrupt):
             _write(plan, config, lease)
-    assert read_record(lease.out, plan) is None
+    assert _finished(plan, lease) is None
     assert _files(lease.out) == [f"{SHARDS}/{plan.name}"]
     _write(plan, config, lease)
-    assert read_record(lease.out, plan) is not None
+    assert _finished(plan, lease) is not None
 
 
 def test_a_writer_that_dies_while_writing_leaves_nothing(
@@ -167,34 +171,58 @@ def test_a_shard_without_a_clip_has_a_record_and_no_file(
     record = _write(rejected, config, lease)
     assert (record.num_clips, record.num_rows, len(record.rejects)) == (0, 0, 2)
     assert _files(lease.out) == [f"{RECORDS}/{plan.name}.json"]
-    assert read_record(lease.out, rejected) == record
+    assert _finished(rejected, lease) == record
 
 
-def test_a_manifest_is_read_as_it_was_written(config: DataConfig, tmp_path: Path) -> None:
-    manifest = prepare(config, tmp_path / "out")
-    assert read_manifest(str(tmp_path / "out")) == manifest
-    assert [s.num_rows for s in manifest.split_shards("train")] == [2]
-    with pytest.raises(DataError, match=r"split=tset has no clips.*Known: test, train, val"):
-        manifest.split_shards("tset")
-
-
-def _another_version(manifest: Manifest) -> Manifest:
-    return replace(manifest, schema_version=99)
-
-
-def test_a_folder_that_is_not_complete_or_not_ours_says_so(
-    config: DataConfig, tmp_path: Path
+def test_a_file_that_went_away_is_told_from_one_that_cannot_be_decoded(
+    plan: ShardPlan, config: DataConfig, lease: Lease, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(DataError, match=r"out does not exist: run jobs/prepare\.py first"):
-        read_manifest(str(out))
-    manifest = prepare(config, out)
-    write_manifest(str(out), _another_version(manifest))
-    with pytest.raises(DataError, match=r"schema version 99, this code reads 1: run jobs/prepare"):
-        read_manifest(str(out))
-    (out / MANIFEST).write_text("[]")
-    with pytest.raises(DataError, match="schema version None"):
-        read_manifest(str(out))
-    (out / MANIFEST).unlink()
-    with pytest.raises(DataError, match=r"has no manifest\.json.*has not finished"):
-        read_manifest(str(out))
+    gone = replace(plan.sources[0], video=str(tmp_path / "gone.mp4"))
+    record = _write(replace(plan, sources=(gone,)), config, lease)
+    assert [(r.stage, r.error_type) for r in record.rejects] == [("read", "DataError")]
+
+
+def test_what_was_odd_about_a_clip_is_in_the_record(
+    plan: ShardPlan, config: DataConfig, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = shard_module.prepare_clip_with_warnings
+    monkeypatch.setattr(
+        shard_module, "prepare_clip_with_warnings", lambda s, c: (original(s, c)[0], ["odd"])
+    )
+    record = _write(plan, config, lease)
+    assert record.warnings == {plan.sources[0].clip_id: ["odd"], plan.sources[3].clip_id: ["odd"]}
+    assert _finished(plan, lease) == record
+
+
+def test_a_retry_decodes_only_what_failed_and_ends_as_if_nothing_had(
+    plan: ShardPlan, config: DataConfig, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source with several rows, too: the rows of a whole video are found by its id."""
+    decoded = []
+    failing = {plan.sources[0].clip_id}
+    original = shard_module.prepare_clip_with_warnings
+
+    def two_rows(source: ClipSource, data: DataConfig) -> tuple[list[Clip], list[str]]:
+        decoded.append(source.clip_id)
+        if source.clip_id in failing:
+            raise OSError("for a moment")
+        (clip,), _ = original(source, data)
+        rows = [replace(clip, clip_id=f"{clip.clip_id}@{start_ms}") for start_ms in (0, 5000)]
+        return rows, ["odd"]
+
+    monkeypatch.setattr(shard_module, "prepare_clip_with_warnings", two_rows)
+    form, out, owner = clip_format(config), lease.out, lease.owner
+    first = write_shard(plan, config, form, out=out, owner=owner)
+    before = storage.read_bytes(shard_uri(out, plan.name))
+    assert write_shard(plan, config, form, out=out, owner=owner, previous=first) is first
+    assert storage.read_bytes(shard_uri(out, plan.name)) == before
+    failing.clear()
+    decoded.clear()
+    retried = write_shard(plan, config, form, out=out, owner=owner, previous=first)
+    assert decoded == [r.clip_id for r in first.rejects]
+    mended = storage.read_bytes(shard_uri(out, plan.name))
+    assert (retried.num_clips, retried.num_rows, len(retried.rejects)) == (2, 4, 2)
+    assert retried.timing is not None
+    assert retried.timing.num_sources == 3
+    assert write_shard(plan, config, form, out=out, owner=owner) == retried
+    assert storage.read_bytes(shard_uri(out, plan.name)) == mended
