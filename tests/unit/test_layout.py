@@ -36,6 +36,7 @@ SCHEMAS = {
     "tune": "avs.tuning.config:TuneConfig",
     "serve": "avs.serving.config:ServeConfig",
     "demo": "avs.demo.config:DemoConfig",
+    "benchmark": "avs.benchmark.config:BenchmarkConfig",
 }
 
 # Made for one choice of data and model: only the defaults are composed.

@@ -13,13 +13,13 @@ import sys
 import wave
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from PIL import Image
 
 from avs.datasets import DataConfig, dataset_spec
 from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, read_audio, to_int16
+from avs.media.containers import open_container
 from avs.media.frames import resize_frames
 
 __all__ = ["published_prepare"]
@@ -39,13 +39,14 @@ def published_prepare(root: str, out: Path) -> None:
 
 
 def _write_frames(video: str, folder: Path) -> None:
-    with av.open(video) as container:
+    container, _ = open_container(video)
+    with container:
         stream = container.streams.video[0]
         fps = round(float(stream.average_rate or 25))
-        frames = [
-            resize_frames(frame.to_ndarray(format="rgb24")[None], (224, 224))[0]
-            for frame in container.decode(stream)
-        ]
+        pixels = (
+            np.asarray(f.to_ndarray(format="rgb24"), np.uint8) for f in container.decode(stream)
+        )
+        frames = [resize_frames(frame[None], (224, 224))[0] for frame in pixels]
     for second in range(5):
         index = int(second * fps + (_SAMPLES_PER_S - 1) / _SAMPLES_PER_S * fps)
         frame = frames[min(index, len(frames) - 1)]

@@ -24,7 +24,7 @@ from ray.data import ActorPoolStrategy
 from avs import storage
 from avs.config import dump
 from avs.datasets.folder import list_videos
-from avs.errors import AvsError, ConfigError, MediaError
+from avs.errors import AvsError, ConfigError, DecoderError, MediaError
 from avs.inference.config import SegmentConfig
 from avs.inference.outputs import OutputKind, folder_name, write_outputs
 from avs.inference.predictor import Predictor, checkpoint_hash
@@ -171,6 +171,8 @@ class _SegmentWorker:
             row |= self._segment(source, folder)
         except MediaError as error:
             row |= {"status": "rejected", "reason": str(error)}
+        except DecoderError:  # says nothing about the video
+            raise
         except Exception as error:  # one bad video must not end the job
             row |= {"status": "rejected", "reason": f"failed: {type(error).__name__}: {error}"}
         row["seconds"] = round(time.monotonic() - start_s, 3)

@@ -9,6 +9,7 @@ of a video are bit-equal whoever shares the batch and however its windows are sp
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,12 +23,15 @@ from avs import storage
 from avs.errors import CheckpointError, ConfigError
 from avs.inference.track import MaskTrack
 from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
-from avs.media.video import Sampling, decode_video
+from avs.media.sandbox import decode_video, sandbox_state
+from avs.media.video import Sampling
 from avs.models import build_system
 from avs.training.checkpoint import Checkpoint, load_checkpoint
 from avs.windows import Window, cut_sound, plan_windows
 
 __all__ = ["Predictor", "checkpoint_hash"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -169,7 +173,9 @@ class Predictor:
         )
 
     def warm_up(self) -> None:
-        """Run one forward of the compute shape, so that the first request is not the slow one."""
+        """Start the decoder and run one forward, so that the first video is not the slow one."""
+        if warning := sandbox_state().warning:
+            _LOG.warning(warning)
         t, side = self.clip.num_frames, self.clip.image_size_px
         self.logits(
             np.zeros((1, t, side, side, 3), np.uint8),

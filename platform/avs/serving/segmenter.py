@@ -15,7 +15,7 @@ from avs.inference.outputs import OutputKind, write_outputs
 from avs.inference.predictor import Predictor
 from avs.inference.track import MaskTrack
 from avs.media.containers import check_container
-from avs.media.video import probe
+from avs.media.sandbox import probe
 from avs.serving.messages import Answer, Refusal
 
 __all__ = ["VideoSegmenter"]
