@@ -5,6 +5,8 @@ Here:
 On a cluster (absolute paths or s3:// prefixes that all nodes reach):
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml -- \
         python jobs/prepare.py data=s4 data.root=s3://BUCKET/Single-source out=s3://BUCKET/s4
+The same command again does what is missing. ``dry_run=true`` only shows the plan,
+``retry_rejects=true`` tries rejected clips again. Exit code 3: more rejects than max_reject_ratio.
 """
 
 import hydra
