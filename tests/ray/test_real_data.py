@@ -38,7 +38,9 @@ def manifest(ray_cluster: None, real_data: Path, work: Path) -> Manifest:
     root = real_data / "avsbench-mini"
     data = DataConfig(name="s4", root=str(root), image_size_px=224, num_frames=5)
     config = PrepareConfig(data=data, scale=TWO_WORKERS, out=str(work / "s4"), shard_clips=32)
-    return prepare(config, say=print)
+    prepared = prepare(config, say=print)
+    assert prepared is not None
+    return prepared
 
 
 def test_single_source_is_prepared_whole(manifest: Manifest, real_data: Path, work: Path) -> None:
@@ -63,6 +65,7 @@ def test_the_official_folders_give_the_same_clips(real_data: Path, work: Path) -
     data = DataConfig(name="s4", root=root, image_size_px=224, num_frames=5, media=media)
     config = PrepareConfig(data=data, scale=TWO_WORKERS, out=str(work / "official"), shard_clips=64)
     found = prepare(config, say=print)
+    assert found is not None
     assert found.counts["ok"] == 33
     assert found.counts["rejected"] == 274 - 33
     rejects = pq.read_table(work / "official" / "rejects.parquet").to_pylist()

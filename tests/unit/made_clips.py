@@ -21,7 +21,8 @@ from avs.media.encoding import write_mp4
 from avs.prepare.config import PrepareConfig
 from avs.prepare.manifest import Manifest, ManifestShard, write_manifest
 from avs.prepare.plan import config_hash, plan_shards
-from avs.prepare.shard import ShardRecord, write_shard
+from avs.prepare.records import ShardRecord
+from avs.prepare.shard import write_shard
 from avs.schema import SCHEMA_VERSION, Clip, ClipFormat, Source
 
 BINARY = ("background", "sounding")
