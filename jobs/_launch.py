@@ -53,6 +53,8 @@ def run(main: Callable[[], Any], schema: type[Any]) -> None:
         _stop(str(getattr(error, "cause", error)), error.exit_code)
     except (HydraException, ValueError) as error:
         _stop(explain_hydra_error(error, schema), 2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        _stop(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         _stop("stopped; the same command goes on from here", 130)
 

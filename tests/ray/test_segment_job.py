@@ -15,7 +15,7 @@ from avs import Predictor
 from avs.config import parse
 from avs.datasets import DataConfig
 from avs.datasets.synthetic import Layout, SyntheticConfig, write_synthetic
-from avs.errors import CheckpointError, DataError
+from avs.errors import CheckpointError, DataError, RejectBudgetError
 from avs.inference.bucket import segment_bucket
 from avs.inference.config import EvaluateConfig, SegmentConfig
 from avs.inference.evaluation import evaluate
@@ -79,7 +79,12 @@ def test_each_video_has_one_folder_or_a_reason(
     tiny_checkpoint: Path, videos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    report = segment_bucket(_config(tiny_checkpoint, videos, out), say=lambda _: None)
+    config = _config(tiny_checkpoint, videos, out)
+    config.max_reject_ratio = 0.4
+    with pytest.raises(RejectBudgetError, match="2 of 4 videos"):  # after everything is written
+        segment_bucket(config, say=lambda _: None)
+    config.max_reject_ratio = 0.5
+    report = segment_bucket(config, say=lambda _: None)
 
     assert report == json.loads((out / "report.json").read_text())
     status = {row["video"]: row["status"] for row in report}
@@ -107,12 +112,17 @@ def test_a_rerun_does_only_what_is_missing_or_changed(
     folders = [out / row["folder"] for row in first if row["status"] == "ok"]
     (folders[0] / "commit.json").unlink()  # as if killed before its commit
     (folders[0] / "png" / "000099.png").write_bytes(b"left over")
+    (folders[1] / "overlay.mp4").unlink()  # as if somebody had tidied up
     kept = (folders[1] / "masks.json").stat().st_mtime_ns
 
     again = segment_bucket(_config(tiny_checkpoint, videos, out), say=lambda _: None)
 
     assert [r["status"] for r in again] == [r["status"] for r in first]
     assert not (folders[0] / "png" / "000099.png").exists()
+    assert (folders[1] / "overlay.mp4").exists()
+    assert (folders[1] / "masks.json").stat().st_mtime_ns != kept
+    kept = (folders[1] / "masks.json").stat().st_mtime_ns
+    segment_bucket(_config(tiny_checkpoint, videos, out), say=lambda _: None)
     assert (folders[1] / "masks.json").stat().st_mtime_ns == kept
 
     segment_bucket(_config(tiny_checkpoint, videos, out, threshold=0.9), say=lambda _: None)
@@ -120,12 +130,20 @@ def test_a_rerun_does_only_what_is_missing_or_changed(
 
 
 def test_missing_input_or_checkpoint_is_one_clear_error(
-    tiny_checkpoint: Path, tmp_path: Path
+    tiny_checkpoint: Path, videos: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         segment_bucket(_config(tmp_path / "none", tmp_path, tmp_path / "out"))
     with pytest.raises(DataError, match="no video"):
         segment_bucket(_config(tiny_checkpoint, tiny_checkpoint, tmp_path / "out"))
+    later = tmp_path / "later"
+    shutil.copytree(tiny_checkpoint, later)
+    text = (later / "config.yaml").read_text()
+    (later / "config.yaml").write_text(text.replace("version: 1", "version: 99"))
+    with pytest.raises(CheckpointError, match="checkpoint_version 99"):
+        segment_bucket(_config(later, videos, tmp_path / "out"))
+    with pytest.raises(DataError, match="no video but those below out="):
+        segment_bucket(_config(tiny_checkpoint, videos, videos))
     assert not (tmp_path / "out").exists()
 
 

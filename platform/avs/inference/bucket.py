@@ -24,7 +24,7 @@ from ray.data import ActorPoolStrategy
 from avs import storage
 from avs.config import dump
 from avs.datasets.folder import list_videos
-from avs.errors import AvsError, ConfigError, DecoderError, MediaError
+from avs.errors import AvsError, ConfigError, DataError, DecoderError, MediaError, RejectBudgetError
 from avs.inference.config import SegmentConfig
 from avs.inference.outputs import OutputKind, folder_name, write_outputs
 from avs.inference.predictor import Predictor, checkpoint_hash
@@ -32,7 +32,7 @@ from avs.lease import Lease, check_owner
 from avs.progress import Progress
 from avs.scale import ScaleConfig
 from avs.schema import Source
-from avs.training.checkpoint import resolve_checkpoint
+from avs.training.checkpoint import load_checkpoint, resolve_checkpoint
 
 __all__ = ["map_in_pool", "segment_bucket"]
 
@@ -48,10 +48,12 @@ def segment_bucket(
 
     Raises:
         CheckpointError, DataError, LeaseError: before any video is touched.
+        RejectBudgetError: more rejects than ``max_reject_ratio``; the report is written.
     """
     out = storage.absolute(config.out)
     checkpoint = resolve_checkpoint(config.checkpoint)
-    videos = list_videos(storage.absolute(config.input))
+    load_checkpoint(checkpoint)  # a broken one ends here, not in every worker
+    videos = _outside(out, list_videos(storage.absolute(config.input)))
     job = _Job(
         checkpoint=checkpoint,
         key=_job_key(config, checkpoint_hash(checkpoint)),
@@ -81,7 +83,20 @@ def segment_bucket(
         storage.write_json(storage.join(out, "report.json"), report)
     rejected = sum(row["status"] == "rejected" for row in report)
     say(f"segment: {len(report) - rejected} ok, {rejected} rejected -> {out}/report.json")
+    if config.max_reject_ratio is not None and rejected > config.max_reject_ratio * len(report):
+        raise RejectBudgetError(
+            f"{rejected} of {len(report)} videos were rejected, more than max_reject_ratio="
+            f"{config.max_reject_ratio:g} allows; {out}/report.json has the reasons."
+        )
     return report
+
+
+def _outside(out: str, videos: list[tuple[str, Source]]) -> list[tuple[str, Source]]:
+    """The videos that do not lie below ``out``: overlays of an earlier run are no input."""
+    kept = [(name, source) for name, source in videos if not source.uri.startswith(f"{out}/")]
+    if not kept:
+        raise DataError(f"input= holds no video but those below out={out}: give another input=.")
+    return kept
 
 
 def map_in_pool(
@@ -178,7 +193,8 @@ class _SegmentWorker:
         row["seconds"] = round(time.monotonic() - start_s, 3)
         if row["status"] == "ok":
             check_owner(self._job.out, self._owner)
-            commit = {"key": self._job.key, "source": dump(source), "row": row}
+            files = row.pop("files")
+            commit = {"key": self._job.key, "source": dump(source), "row": row, "files": files}
             storage.write_json(storage.join(folder, COMMIT), commit)
         return row
 
@@ -194,6 +210,7 @@ class _SegmentWorker:
             "num_masks": len(track),
             "duration_s": track.duration_s,
             "warnings": track.warnings,
+            "files": names,
             "outputs": [k.value for k in self._job.outputs],
         }
 
@@ -203,8 +220,10 @@ def _committed(job: _Job, name: str, source: Source) -> dict[str, Any] | None:
     if not storage.exists(uri):
         return None
     found = storage.read_json(uri)
-    same = found["key"] == job.key and found["source"] == dump(source)
-    return dict(found["row"]) if same else None
+    if found["key"] != job.key or found["source"] != dump(source):
+        return None
+    there = {info.path for info in storage.list_files(uri.removesuffix(f"/{COMMIT}"))}
+    return dict(found["row"]) if there.issuperset(found["files"]) else None
 
 
 def _job_key(config: SegmentConfig, weights: str) -> str:

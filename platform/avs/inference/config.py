@@ -14,7 +14,10 @@ __all__ = ["EvaluateConfig", "SegmentConfig"]
 
 @dataclass(kw_only=True, slots=True)
 class SegmentConfig:
-    """``input`` is a video, a folder or an ``s3://`` prefix; ``out`` gets a folder a video."""
+    """``input`` is a video, a folder or an ``s3://`` prefix; ``out`` gets a folder a video.
+
+    ``max_reject_ratio``: share of rejected videos above which the job fails, None for no limit.
+    """
 
     checkpoint: str
     input: str
@@ -22,8 +25,12 @@ class SegmentConfig:
     outputs: list[OutputKind]
     threshold: float
     scale: ScaleConfig
+    max_reject_ratio: float | None = None
 
     def __post_init__(self) -> None:
+        if self.max_reject_ratio is not None and not 0 <= self.max_reject_ratio <= 1:
+            value = self.max_reject_ratio
+            raise ConfigError(f"max_reject_ratio={value} must be between 0 and 1, or null.")
         if not self.outputs:
             known = ",".join(k.value for k in OutputKind)
             raise ConfigError(f'outputs=[] writes nothing: give some of "outputs=[{known}]".')

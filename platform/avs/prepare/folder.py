@@ -39,21 +39,31 @@ def check_folder(out: str, data: DataConfig) -> None:
     uri = storage.join(out, PLAN)
     if not storage.exists(uri):
         return
-    theirs = storage.read_json(uri)
-    if theirs["config_hash"] != config_hash(data):
-        changed = [k for k, v in dump(data).items() if theirs["config"].get(k) != v]
-        raise DataError(
-            f"{out} was prepared with another configuration (data.{', data.'.join(changed)} "
-            "differ): give another out=, or remove that folder."
-        )
+    theirs, mine = storage.read_json(uri), dump(data)
+    same_content = theirs["config_hash"] == config_hash(data)
+    # More clips of the same root may be added; another root or fewer clips would remove some.
+    if same_content and theirs["config"]["root"] == mine["root"] and not _narrows(theirs, mine):
+        return
+    changed = [k for k, v in mine.items() if theirs["config"].get(k) != v]
+    raise DataError(
+        f"{out} was prepared with another configuration (data.{', data.'.join(changed)} "
+        "differ): give another out=, or remove that folder."
+    )
+
+
+def _narrows(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Whether ``data.limit`` takes fewer clips than the folder was made with."""
+    before, now = theirs["config"]["limit"], mine["limit"]
+    return now is not None and (before is None or now < before)
 
 
 def claim_folder(out: str, data: DataConfig) -> None:
     """Mark the folder as this configuration's; clean up after writers that were killed."""
     check_folder(out, data)
     uri = storage.join(out, PLAN)
-    if not storage.exists(uri):
-        storage.write_json(uri, {"config_hash": config_hash(data), "config": dump(data)})
+    mine = {"config_hash": config_hash(data), "config": dump(data)}
+    if not storage.exists(uri) or storage.read_json(uri) != mine:
+        storage.write_json(uri, mine)
     storage.remove_temporaries(out)
 
 

@@ -20,8 +20,8 @@ from avs.prepare.folder import claim_folder, clear_folder, finish_folder
 from avs.prepare.leaks import content_leaks, report_leaks, source_leaks
 from avs.prepare.manifest import Manifest
 from avs.prepare.plan import Plan, ShardPlan, make_plan
-from avs.prepare.records import ShardRecord, read_records
-from avs.prepare.rejects import check_budget
+from avs.prepare.records import Reject, ShardRecord, read_records
+from avs.prepare.rejects import REJECTS, check_budget, common_messages
 from avs.prepare.shard import write_shard
 from avs.prepare.throughput import RunTiming, probe_batches, probe_clips, throughput_table
 from avs.progress import Progress
@@ -82,7 +82,7 @@ def run_prepare(
             out, records, config, plan.form, warnings=warnings, check=lease.check
         )
     rejects = [reject for record in records for reject in record.rejects]
-    _tell(manifest, config.out, say)
+    _tell(manifest, rejects, config.out, say)
     _tell_speed(timing, plan, {r.clip_id for r in rejects}, config.data, execute, say)
     check_budget(manifest.counts, rejects, max_ratio=config.max_reject_ratio)
     return manifest
@@ -133,12 +133,16 @@ def _num_sources(task: _Task) -> int:
     return len(task.previous.rejects) if task.previous else len(task.plan.sources)
 
 
-def _tell(manifest: Manifest, out: str, say: Callable[[str], None]) -> None:
+def _tell(
+    manifest: Manifest, rejects: Sequence[Reject], out: str, say: Callable[[str], None]
+) -> None:
     counts = manifest.counts
     say(
         f"prepare: {counts['ok']} ok, {counts['rejected']} rejected -> {out} "
         f"(revision {manifest.revision})"
     )
+    for reason, count in common_messages((r.uri, r.message) for r in rejects)[:3]:
+        say(f"prepare: rejected {count} x {reason} ({REJECTS} has all)")
     for warning in manifest.warnings:
         say(f"prepare: warning: {warning}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from avs.media.render import blend_mask, mask_palette
 
@@ -29,12 +30,14 @@ def curves(history: Sequence[dict[str, Any]]) -> bytes:
     epochs = [m["epoch"] for m in history]
     loss_axes.plot(epochs, [m["loss"] for m in history], color="#333333", marker=".")
     loss_axes.set(title="training loss", xlabel="epoch")
+    loss_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for key, name, colour in (("val_j", "J", "#d1495b"), ("val_f", "F", "#00798c")):
         if history[0][key] is not None:
             values = [m[key] for m in history]
             score_axes.plot(epochs, values, label=name, color=colour, marker=".")
             score_axes.legend(frameon=False)
     score_axes.set(title="validation", xlabel="epoch", ylim=(0, 1))
+    score_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _png(figure)
 
 

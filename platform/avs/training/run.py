@@ -40,7 +40,8 @@ class Run:
         """
         uri = storage.join(self.out, "config.yaml")
         mine = dump(config)
-        if storage.exists(uri):
+        begun = storage.exists(storage.join(self.out, "last.json"))  # else nothing was trained yet
+        if begun and storage.exists(uri):
             theirs = yaml.safe_load(storage.read_bytes(uri))
             changed = [k for k in _changed(mine, theirs) if not k.startswith(_FREE_KEYS)]
             if changed:

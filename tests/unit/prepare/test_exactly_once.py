@@ -328,6 +328,30 @@ def test_local_and_s3_folders_hold_the_same(
     assert read_manifest(place).shards == read_manifest(str(tmp_path / "fresh")).shards
 
 
+@pytest.mark.parametrize(("key", "value"), [("root", "/elsewhere"), ("limit", 1)])
+def test_what_would_take_clips_away_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object
+) -> None:
+    clips = MadeUpSet(monkeypatch)
+    run(clips.config(tmp_path))
+    before = content_of(tmp_path)
+    config = clips.config(tmp_path)
+    setattr(config.data, key, value)
+    with pytest.raises(DataError, match=rf"another configuration \(data\.{key} differ\)"):
+        run(config)
+    assert content_of(tmp_path) == before
+
+
+def test_a_first_try_with_a_limit_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = MadeUpSet(monkeypatch)
+    config = clips.config(tmp_path)
+    config.data.limit = 1
+    run(config)
+    assert run(clips.config(tmp_path)).counts["input"] == len(clips.sources)
+
+
 def test_another_configuration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = MadeUpSet(monkeypatch)
     run(clips.config(tmp_path))

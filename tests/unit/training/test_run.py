@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from small_configs import train_config
 
 from avs import storage
@@ -86,10 +87,19 @@ def test_a_folder_of_another_configuration_is_refused_by_key(
 ) -> None:
     run = Run(config.out)
     run.claim(config)
+    storage.write_json(storage.join(config.out, "last.json"), {"checkpoint": "an epoch"})
     before = storage.read_bytes(storage.join(config.out, "config.yaml"))
     with pytest.raises(ConfigError, match=rf"out=.*another configuration \({key} and 0 more"):
         run.claim(_changed(config, change))
     assert storage.read_bytes(storage.join(config.out, "config.yaml")) == before
+
+
+def test_a_folder_where_nothing_was_trained_takes_a_mended_configuration(
+    config: TrainConfig,
+) -> None:
+    Run(config.out).claim(config)
+    Run(config.out).claim(_changed(config, {"seed": 6}))
+    assert yaml.safe_load(storage.read_bytes(storage.join(config.out, "config.yaml")))["seed"] == 6
 
 
 @pytest.mark.parametrize(
