@@ -1,7 +1,7 @@
 """Sampled frames of a video by random access with decord.
 
 decord jumps to the sampled frames, which is why it reads first where it reads rightly (see
-``suits_decord`` of :mod:`avs.media.probing`). It cannot be told which demuxer to take and opens
+:mod:`avs.media.decord_fit`). It cannot be told which demuxer to take and opens
 whatever a playlist names, so the file is checked right before.
 """
 

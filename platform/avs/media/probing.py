@@ -20,8 +20,8 @@ from av.video.stream import VideoStream
 
 from avs.errors import MediaError
 from avs.media.containers import DECODER_ERRORS, decoder_reason, open_container
+from avs.media.decord_fit import suits_decord
 from avs.media.frames import MAX_FRAME_PIXELS
-from avs.media.mp4_boxes import has_plain_matrices
 
 __all__ = [
     "VideoInfo",
@@ -34,8 +34,6 @@ __all__ = [
     "read_track",
 ]
 
-_DECORD_CODECS = frozenset(("h264", "hevc", "mpeg4"))
-_DECORD_MIN_SIDE_PX = 32
 _STATED = frozenset(("matroska", "avi", "flv"))
 _TOLERANCE_S = 1.0
 
@@ -164,7 +162,7 @@ def _describe(path: str, container: InputContainer, stream: VideoStream, name: s
         num_frames=stream.frames or None,
         has_audio=find_sound_stream(container) is not None,
         container=name,
-        suits_decord=_suits_decord(path, container, stream, name, aspect),
+        suits_decord=name == "mp4" and aspect == 1.0 and suits_decord(path, container, stream),
     )
 
 
@@ -193,38 +191,6 @@ def check_complete(path: str | os.PathLike[str], track: VideoTrack, end_s: float
                 end_s = max(end_s, last_s - track.start_s)
     if end_s < stated_s - _TOLERANCE_S:
         raise MediaError(f"{path}: is cut off: ends after {end_s:.1f} s of {stated_s:.1f} s")
-
-
-def _suits_decord(
-    path: str, container: InputContainer, stream: VideoStream, name: str, aspect: float
-) -> bool:
-    """Whether decord reads such a stream rightly.
-
-    Seen wrong: VP8 (counts invisible frames), 10-bit (other colours), widths under its line
-    padding (shape [1, 1, 96]), mirrored pictures (turned upside down), parts of an mp4 that an
-    edit list cuts away (shown), rotation in Matroska (ignored), mpegts (wrong frame after a seek);
-    not read at all: VP9 without a duration, AV1. It has no timestamps for containers that store
-    none (avi), and among several video streams it might choose another.
-    """
-    codec = stream.codec_context
-    return (
-        name == "mp4"
-        and codec.codec.canonical_name in _DECORD_CODECS
-        and len(container.streams.video) == 1
-        and (codec.pix_fmt or "").startswith(("yuv4", "yuvj4"))
-        and not (codec.pix_fmt or "").endswith(("le", "be"))
-        and min(codec.width, codec.height) >= _DECORD_MIN_SIDE_PX
-        and aspect == 1.0
-        and has_plain_matrices(path)
-        and not _is_trimmed(stream)
-    )
-
-
-def _is_trimmed(stream: VideoStream) -> bool:
-    """Whether an edit list leaves out frames that the file holds."""
-    entries = stream.index_entries
-    is_shorter = 0 < len(entries) != stream.frames > 0
-    return is_shorter or any(entry.is_discard for entry in entries)
 
 
 def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:

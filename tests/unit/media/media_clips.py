@@ -115,18 +115,18 @@ def write_clip(
     pix_fmt: str = "yuv420p",
     start: int = 0,
     matrix: Sequence[int] | None = None,
-    rotation: int | None = None,
     options: dict[str, str] | None = None,
+    encoder_options: dict[str, str] | None = None,
 ) -> Path:
-    """A video without sound; ``matrix`` or ``rotation`` say how it is to be shown."""
+    """A video without sound; ``matrix`` says how it is to be shown."""
     with av.open(str(path), mode="w", format=container_format, options=options or {}) as container:
         stream = add_video(
             container, fps=fps, size_px=frames.shape[1:3], codec=codec, pix_fmt=pix_fmt
         )
+        if encoder_options is not None:
+            stream.options = encoder_options
         if matrix is not None:
             stream.set_display_matrix(list(matrix))
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
         for packet in encode_video(stream, frames, start=start):
             container.mux(packet)
     return path

@@ -25,7 +25,6 @@ from media_clips import (
 )
 from numpy.typing import NDArray
 
-from avs.errors import MediaError
 from avs.media.audio import read_audio
 from avs.media.decord_reader import DecordError, read_with_decord
 from avs.media.probing import probe, read_track
@@ -152,6 +151,28 @@ def test_time_zero_is_the_first_frame(tmp_path: Path, form: str) -> None:
     assert probe(path).duration_s == pytest.approx(5, abs=0.26)
 
 
+@pytest.mark.parametrize("codec", ["x264", "x265"])
+@pytest.mark.parametrize("is_open", [0, 1])
+@pytest.mark.parametrize("cuts", [":scenecut=0", ""])
+def test_pictures_before_their_key_frame_are_not_lost(
+    tmp_path: Path, codec: str, is_open: int, cuts: str
+) -> None:
+    """Open groups of pictures: decord, seeking to the key frame, takes later frames for these."""
+    groups = f"open-gop={is_open}:keyint=16:min-keyint=16:bframes=3:b-adapt=0{cuts}"
+    quiet = ":log-level=none" if codec == "x265" else ""
+    path = write_clip(
+        tmp_path / "clip.mp4",
+        numbered_frames(64),
+        codec=f"lib{codec}",
+        encoder_options={f"{codec}-params": groups + quiet},
+    )
+    expected = np.array([7, 15, 23, 31, 39, 47, 55, 63]) * 4
+    for sampling in Sampling:
+        video = decode_video(path, size_px=None, sampling=sampling)
+        np.testing.assert_allclose(video.frames.mean(axis=(1, 2, 3)), expected, atol=1.9)
+    assert video.info.decoder == ("pyav" if is_open else "decord")
+
+
 def test_what_an_editor_cut_away_is_not_shown(tmp_path: Path) -> None:
     """Phones trim by an edit list: decord would show what the owner cut away."""
     path = write_clip(tmp_path / "clip.mp4", numbered_frames(40))
@@ -254,50 +275,6 @@ def test_a_recording_without_a_stated_length(tmp_path: Path, form: str, codec: s
     assert video.info.duration_s == pytest.approx(5, abs=0.13)
     part = decode_video(path, size_px=None, sampling=Sampling.TIME, num_frames=2)
     assert frame_numbers(part.frames) == [7, 15]
-
-
-@pytest.mark.parametrize(
-    ("form", "codec"),
-    [
-        ("mp4", "libx264"),
-        ("mp4", "libx265"),
-        ("matroska", "libx264"),
-        ("webm", "libvpx-vp9"),
-        ("mpegts", "libx264"),
-        ("flv", "libx264"),
-        ("avi", "mpeg4"),
-    ],
-)
-@pytest.mark.parametrize("start", [0, 16])
-def test_a_window_has_the_frames_of_the_whole(
-    tmp_path: Path, form: str, codec: str, start: int
-) -> None:
-    path = write_clip(
-        tmp_path / "clip",
-        numbered_frames(64),
-        fps=4,
-        container_format=form,
-        codec=codec,
-        start=0 if form == "avi" else start,
-    )
-    whole = decode_video(path, size_px=None, sampling=Sampling.TIME)
-    assert frame_numbers(whole.frames) == list(range(3, 64, 4))
-    for start_s in (0, 1, 5, 6, 11, 13):
-        part = decode_video(
-            path, size_px=None, sampling=Sampling.TIME, start_s=start_s, num_frames=3
-        )
-        np.testing.assert_array_equal(part.frames, whole.frames[start_s : start_s + 3])
-        np.testing.assert_allclose(part.frame_time_s, whole.frame_time_s[start_s : start_s + 3])
-    rest = decode_video(path, size_px=None, sampling=Sampling.TIME, start_s=11)
-    np.testing.assert_array_equal(rest.frames, whole.frames[11:])
-    assert rest.info.duration_s == pytest.approx(16, abs=0.26)
-    with pytest.raises(MediaError, match=r"ends at 16\.\d+ s, before start_s=20"):
-        decode_video(path, size_px=None, sampling=Sampling.TIME, start_s=20)
-
-
-def test_a_window_by_the_official_rule_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"start_s=1\.0 must be 0 by the official rule"):
-        decode_video(tmp_path / "x", size_px=None, sampling=Sampling.OFFICIAL, start_s=1.0)
 
 
 def test_decord_says_when_it_cannot(tmp_path: Path) -> None:

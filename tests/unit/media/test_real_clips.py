@@ -27,6 +27,7 @@ SERVED_BY_PYAV = {
     "interactive-examples__stream-of-water.webm": WRONG,
     "mediabunny__annex-b-avc.mkv": FAILS,
     "mediabunny__frames.webm": SAME,
+    "mediabunny__video-h265.mp4": SAME,
     "moviepy__big_buck_bunny_432_433.webm": SAME,
     "moviepy__bitmap.mp4": FAILS,
     "small__webm.webm": FAILS,
