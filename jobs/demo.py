@@ -1,6 +1,6 @@
 """Run every stage once on synthetic videos with sound: what `make demo` runs.
 
-Here (about six minutes on two cores; a second run does only what is missing):
+Here (about five minutes on two cores; a second run does only what is missing):
     python jobs/demo.py
 """
 
