@@ -7,16 +7,16 @@ It has no lease, records, resume, rejects or sandbox: what it is faster by is th
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sys
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-import torch  # noqa: F401 (before decord, and once before the pool forks)
-
 from avs.datasets import ClipSource, DataConfig, dataset_spec
 from avs.media import video
+from avs.media.decord_reader import import_decord
 from avs.prepare import clip as clip_module
 from avs.prepare.clip import prepare_clip
 from avs.schema import ClipFormat, write_clips
@@ -29,6 +29,8 @@ def bare_prepare(config: DataConfig, out: Path, *, processes: int, shard_clips: 
     sources = dataset_spec(config.name).list_clips(config)
     shards = [sources[i : i + shard_clips] for i in range(0, len(sources), shard_clips)]
     (out / "shards").mkdir(parents=True)
+    with contextlib.suppress(ImportError):
+        import_decord(with_torch=False)  # once, before the pool forks
     direct = patch.object(clip_module, "decode_video", video.decode_video)  # no sandbox
     with direct, multiprocessing.get_context("fork").Pool(processes) as pool:
         write = partial(_write, config=config, out=out)

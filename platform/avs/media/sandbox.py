@@ -33,6 +33,7 @@ __all__ = [
     "SandboxLimits",
     "SandboxState",
     "decode_video",
+    "decoder_busy_s",
     "probe",
     "read_audio",
     "read_sound_track",
@@ -79,10 +80,14 @@ class Sandbox:
         return result
 
     def state(self) -> SandboxState:
-        """The running child, started if need be: asking for it ahead saves the first call 3 s."""
+        """The running child, started if need be: a first call then need not wait for it."""
         lock, process = self._mine()
         with lock:
             return process.state()
+
+    def busy_s(self) -> float:
+        """Seconds that the child of this process has worked, bringing its results included."""
+        return self._mine()[1].busy_s
 
     def close(self) -> None:
         """End the child of this process; a later call starts another."""
@@ -171,4 +176,5 @@ decode_video = _in_child(video.decode_video)
 probe = _in_child(video.probe)
 read_audio = _in_child(audio.read_audio)
 read_sound_track = _in_child(audio.read_sound_track)
+decoder_busy_s = _default.busy_s
 sandbox_state = _default.state

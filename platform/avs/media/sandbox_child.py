@@ -1,17 +1,16 @@
 """The decoder child of :mod:`avs.media.sandbox`: a supervisor that forks the process that decodes.
 
-Importing the decoders takes seconds because they resize and resample with torch; forking takes
-milliseconds. So the supervisor imports once, never looks at a file, and forks a fresh decoder
-whenever the last one crashed, hung or has served its number of calls. It has one thread, which is
-what makes forking safe, and ends when its parent does. Run with the parent's process id as the only
-argument and a socket as standard input.
+Importing the decoders takes half a second, without torch; forking takes milliseconds. So the
+supervisor imports once, never looks at a file, and forks a fresh decoder whenever the last one
+crashed, hung or has served its number of calls. It has one thread, which is what makes forking
+safe, and ends when its parent does. Run with the parent's process id as the only argument and a
+socket as standard input.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import select
@@ -27,7 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avs.errors import MediaError
-from avs.media.audio import read_audio, read_sound_track, resample
+from avs.media.audio import read_audio, read_sound_track
+from avs.media.decord_reader import import_decord
+from avs.media.resampling import resample
 from avs.media.sandbox_confine import (
     allow_cpu_s,
     die_with_parent,
@@ -67,7 +68,7 @@ def main() -> None:
         json.dumps({"has_left_network": has_left_network, "is_filtered": is_filtered}).encode()
     )
     _supervise(control, parent)
-    os._exit(0)  # torch takes long to tear down and there is nothing to save
+    os._exit(0)  # there is nothing to save
 
 
 def _warm_up() -> None:
@@ -75,7 +76,7 @@ def _warm_up() -> None:
     for rate_hz in _COMMON_RATES_HZ:
         resample(np.zeros(rate_hz, np.float32), rate_hz)
     with contextlib.suppress(ImportError):  # not made for every machine type
-        importlib.import_module("decord")
+        import_decord(with_torch=False)
 
 
 def _supervise(control: socket.socket, parent: int) -> None:

@@ -50,6 +50,7 @@ class DecoderProcess:
         self._connection: socket.socket | None = None
         self._decoder_pid = 0
         self._num_calls = 0
+        self.busy_s = 0.0  # that calls have taken so far
 
     def state(self) -> SandboxState:
         """The running child, started if need be."""
@@ -66,12 +67,12 @@ class DecoderProcess:
         connection = self._ensure_decoder()
         was_fresh = self._num_calls == 0
         self._num_calls += 1
-        limit_s = time.monotonic() + deadline_s
+        begun_s = time.monotonic()
         try:
             connection.settimeout(deadline_s)
             send_message(connection, request)
             return receive_message(
-                connection, max_bytes=self._limits.memory_bytes, deadline_s=limit_s
+                connection, max_bytes=self._limits.memory_bytes, deadline_s=begun_s + deadline_s
             )
         except TimeoutError:
             self.end_decoder()
@@ -87,6 +88,8 @@ class DecoderProcess:
         except BaseException:  # interrupted: its answer must not be taken for that of the next call
             self.end_decoder()
             raise
+        finally:
+            self.busy_s += time.monotonic() - begun_s
 
     def end_decoder(self) -> int | None:
         """Kill the decoder; its wait status if it is known. The next call gets a fresh one."""

@@ -46,9 +46,13 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardTiming:
-    """Seconds that a worker spent on ``num_sources`` sources of one shard."""
+    """Seconds that a worker spent on ``num_sources`` sources of one shard.
+
+    ``decode_s`` is the part of ``clips_s`` in which the decoder worked.
+    """
 
     num_sources: int
+    decode_s: float
     clips_s: float
     checks_s: float
     write_s: float

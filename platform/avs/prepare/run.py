@@ -23,7 +23,7 @@ from avs.prepare.plan import Plan, ShardPlan, make_plan
 from avs.prepare.records import Reject, ShardRecord, read_records
 from avs.prepare.rejects import REJECTS, check_budget, common_messages
 from avs.prepare.shard import write_shard
-from avs.prepare.throughput import RunTiming, probe_batches, probe_clips, throughput_table
+from avs.prepare.throughput import RunTiming, throughput_table
 from avs.progress import Progress
 from avs.schema import ClipFormat
 
@@ -83,7 +83,9 @@ def run_prepare(
         )
     rejects = [reject for record in records for reject in record.rejects]
     _tell(manifest, rejects, config.out, say)
-    _tell_speed(timing, plan, {r.clip_id for r in rejects}, config.data, execute, say)
+    if sum(shard.num_sources for shard in timing.shards) >= _TABLE_FROM_CLIPS:
+        for line in throughput_table(timing):
+            say(f"prepare: {line}")
     check_budget(manifest.counts, rejects, max_ratio=config.max_reject_ratio)
     return manifest
 
@@ -145,21 +147,3 @@ def _tell(
         say(f"prepare: rejected {count} x {reason} ({REJECTS} has all)")
     for warning in manifest.warnings:
         say(f"prepare: warning: {warning}")
-
-
-def _tell_speed(
-    timing: RunTiming,
-    plan: Plan,
-    rejected: set[str],
-    data: DataConfig,
-    execute: Execute,
-    say: Callable[[str], None],
-) -> None:
-    """The throughput table, with a probe of clips that are known to decode."""
-    if sum(shard.num_sources for shard in timing.shards) < _TABLE_FROM_CLIPS:
-        return
-    good = [source for source in plan.sources if source.clip_id not in rejected]
-    batches = probe_batches(good, timing.num_cores)
-    probes = list(execute(partial(probe_clips, config=data), batches)) if batches else []
-    for line in throughput_table(timing, probes):
-        say(f"prepare: {line}")

@@ -17,6 +17,7 @@ from avs import storage
 from avs.datasets import ClipSource, DataConfig
 from avs.errors import AvsError, DataError, DecoderError
 from avs.lease import check_owner
+from avs.media.sandbox import decoder_busy_s
 from avs.prepare.clip import prepare_clip_with_warnings
 from avs.prepare.leaks import content_hash
 from avs.prepare.plan import ShardPlan
@@ -54,7 +55,7 @@ def write_shard(
     Raises:
         LeaseError: ``owner`` no longer holds ``out``; nothing was committed.
     """
-    start_s = time.perf_counter()
+    start_s, decoded_s = time.perf_counter(), decoder_busy_s()
     record = ShardRecord(name=plan.name, split=plan.split, hash=plan.hash)
     kept: dict[str, _Made] = _kept_clips(plan, previous, out) if previous else {}
     clips = _prepare_clips(plan.sources, config, record, kept)
@@ -68,6 +69,7 @@ def write_shard(
     _commit(clips, record, form, out=out, owner=owner)
     record.timing = ShardTiming(
         num_sources=len(plan.sources) - len(kept),
+        decode_s=decoder_busy_s() - decoded_s,
         clips_s=clips_s - start_s,
         checks_s=checks_s - clips_s,
         write_s=time.perf_counter() - checks_s,

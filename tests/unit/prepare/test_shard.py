@@ -71,6 +71,15 @@ def test_a_shard_holds_its_clips_in_order_and_its_record_the_rest(
     assert table["clip_id"].to_pylist() == good
 
 
+def test_a_shard_tells_how_long_its_decoder_worked(
+    plan: ShardPlan, config: DataConfig, lease: Lease
+) -> None:
+    timing = _write(plan, config, lease).timing
+    assert timing is not None
+    assert timing.num_sources == 4
+    assert 0 < timing.decode_s < timing.clips_s
+
+
 def test_a_clip_that_fails_is_a_reject_with_its_reason(
     plan: ShardPlan, config: DataConfig, lease: Lease
 ) -> None:
