@@ -8,7 +8,7 @@ them. One row is one row group, so that training reads single clips in any order
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +114,7 @@ def arrow_schema(form: ClipFormat) -> pa.Schema:
     return pa.schema(fields, metadata=metadata)
 
 
-def write_clips(clips: Sequence[Clip], path: str, form: ClipFormat) -> None:
+def write_clips(clips: Iterable[Clip], path: str, form: ClipFormat) -> None:
     """Write clips to one local Parquet file, a row group a clip, in the given order."""
     schema = arrow_schema(form)
     with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:

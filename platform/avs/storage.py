@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import fsspec
 
 from avs.errors import DataError
 from avs.storage_local import create_whole, move_whole, temporary_name, write_whole
-from avs.storage_remote import RemoteFiles, refuse_credentials
+from avs.storage_remote import RangeReader, RemoteFiles, refuse_credentials
 
 __all__ = [
     "FileInfo",
@@ -38,6 +38,7 @@ __all__ = [
     "list_files",
     "local_copy",
     "make_folder",
+    "open_file",
     "put_file",
     "read_bytes",
     "read_json",
@@ -128,6 +129,21 @@ def read_bytes(uri: str) -> bytes:
     _, fs, path = _open(uri)
     try:
         return bytes(fs.cat_file(path))
+    except FileNotFoundError:
+        raise DataError(f"{uri} does not exist.") from None
+
+
+def open_file(uri: str) -> BinaryIO:
+    """A file to read in parts; of an S3 object no more than these is fetched.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    scheme, fs, path = _open(uri)
+    try:
+        if scheme == "file":
+            return Path(path).open("rb")
+        return cast(BinaryIO, RangeReader(fs, path))  # its reads are never short
     except FileNotFoundError:
         raise DataError(f"{uri} does not exist.") from None
 

@@ -9,6 +9,7 @@ of an object that may have changed meanwhile. Credentials never leave this modul
 from __future__ import annotations
 
 import functools
+import io
 import os
 import random
 import re
@@ -22,6 +23,7 @@ from avs.errors import AvsError, DataError
 
 __all__ = [
     "ATTEMPTS",
+    "RangeReader",
     "RemoteFiles",
     "StorageError",
     "cut_credentials",
@@ -95,6 +97,41 @@ def _call(uri: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
                 raise _explained(uri, error) from None
         time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))
     raise AssertionError("the last attempt returns or raises")
+
+
+class RangeReader(io.RawIOBase):
+    """An object read by ranges, one request each and tried again; for formats that read parts."""
+
+    def __init__(self, files: RemoteFiles, path: str) -> None:
+        self._files, self._path, self._at = files, path, 0
+        self._size_bytes = int(files.info(path)["size"])
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readall(self) -> bytes:
+        return self.read(self._size_bytes - self._at) or b""
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer).cast("B")
+        end = min(self._at + len(target), self._size_bytes)
+        if end <= self._at:
+            return 0
+        data: bytes = self._files.cat_file(self._path, start=self._at, end=end)
+        target[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def refuse_credentials(uri: str) -> None:

@@ -48,6 +48,19 @@ def test_any_name_is_written_listed_read_copied_and_removed(place: str, name: st
     assert _paths(place) == ["a1.txt"]
 
 
+def test_a_file_is_read_in_parts(place: str) -> None:
+    uri = storage.join(place, "x.bin")
+    storage.write_bytes(uri, bytes(range(100)))
+    with storage.open_file(uri) as file:
+        assert file.seek(-3, os.SEEK_END) == 97
+        assert file.read() == bytes((97, 98, 99))
+        assert file.read() == b""
+        assert file.seek(10) == 10
+        assert file.read(2) == bytes((10, 11))
+        assert file.seek(1, os.SEEK_CUR) == 13
+        assert file.read(1) == bytes((13,))
+
+
 def test_a_folder_with_brackets_is_removed_with_all_it_holds_and_nothing_else(place: str) -> None:
     for folder in ("run[1]", "run1"):
         storage.write_bytes(storage.join(place, folder, "a/b.txt"), b"x")
@@ -206,7 +219,9 @@ def test_what_another_process_writes_to_a_listed_bucket_is_seen(
     other.close()
 
 
-@pytest.mark.parametrize("read", [storage.read_bytes, storage.read_json, storage.file_version])
+@pytest.mark.parametrize(
+    "read", [storage.read_bytes, storage.read_json, storage.file_version, storage.open_file]
+)
 def test_a_missing_file_is_named(place: str, read: object) -> None:
     uri = storage.join(place, "nothing.json")
     with pytest.raises(DataError, match=r"nothing\.json does not exist"):

@@ -46,6 +46,7 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
     except ValueError:
         raise DataError(f"split={config.split} of {prepared} has no ground truth.") from None
     metrics = _metrics(config, checkpoint.uri, conditions)
+    metrics["data_warnings"] = reader.manifest.warnings
     write_report(out, metrics=metrics, rows=rows, run=_run_of(checkpoint.uri), class_names=names)
     storage.write_json(storage.join(out, "metrics.json"), metrics)
     for line in table_lines(metrics):

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Self
 
 import numpy as np
@@ -22,12 +23,12 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from avs import storage
 from avs.errors import CheckpointError, ConfigError
 from avs.inference.track import MaskTrack
-from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
-from avs.media.sandbox import decode_video, sandbox_state
-from avs.media.video import Sampling
+from avs.media.audio import clip_log_mel, from_int16, to_int16
+from avs.media.pieces import MediaPart, MediaWindow, decode_pieces, media_windows, part_of
+from avs.media.sandbox import sandbox_state
+from avs.media.video import DecodedVideo
 from avs.models import build_system
 from avs.training.checkpoint import Checkpoint, load_checkpoint
-from avs.windows import Window, cut_sound, plan_windows
 
 __all__ = ["Predictor", "checkpoint_hash"]
 
@@ -128,49 +129,59 @@ class Predictor:
             frames: uint8 [N, S, S, 3], one a second. samples: float32 mono 16 kHz, None = silence.
             threshold: probability above which a pixel counts (binary models).
         """
-        if not 0 < threshold < 1:
-            raise ConfigError(f"threshold={threshold} must lie between 0 and 1.")
-        count = self.clip.num_frames
-        sound = np.zeros(0, np.float32) if samples is None else from_int16(to_int16(samples))
-        windows = plan_windows(len(frames), window_frames=count)
-        for first in range(0, len(windows), self.windows_per_forward):
-            group = windows[first : first + self.windows_per_forward]
-            logits = self.logits(
-                np.stack([frames[list(w.indices)] for w in group]),
-                np.stack([self._window_log_mel(sound, w) for w in group]),
-                np.stack([np.arange(count) < w.num_valid for w in group]),
-            )
-            for window, logits_tkhw in zip(group, logits, strict=True):
-                for position in window.new:
-                    yield self._mask(logits_tkhw[position], size_px, threshold)
+        part = MediaPart(
+            frames=frames, frame_time_s=np.arange(len(frames), dtype=np.float64), samples=samples
+        )
+        return (mask for _, mask in self._segment([part], lambda: size_px, threshold))
 
     def segment_video(
         self, path: str, *, threshold: float = 0.5, max_duration_s: float | None = None
     ) -> MaskTrack:
         """Decode a local video file and segment it, one mask a second at its displayed size.
 
-        A video without sound counts as silent; one longer than ``max_duration_s`` is refused.
+        Minutes of it are in memory at a time. A video without sound counts as silent; one longer
+        than ``max_duration_s`` is refused.
 
         Raises:
             MediaError: the file cannot be used; the message says why.
         """
         side = self.clip.image_size_px
-        video = decode_video(
-            path, size_px=(side, side), sampling=Sampling.TIME, max_duration_s=max_duration_s
-        )
-        size_px = (video.info.height_px, video.info.width_px)
-        masks = self.segment(video.frames, video.samples, size_px=size_px, threshold=threshold)
-        warnings = list(video.warnings)
-        if video.samples is None:
-            warnings.append("no sound track: treated as silence")
-        return MaskTrack.from_masks(
-            masks,
-            time_s=[float(t) for t in video.frame_time_s],
-            size_px=size_px,
-            duration_s=video.info.duration_s,
-            class_names=self.clip.class_names,
-            warnings=warnings,
-        )
+        pieces = decode_pieces(path, size_px=(side, side), max_duration_s=max_duration_s)
+        track = MaskTrack.empty(self.clip.class_names)
+        has_sound = False
+
+        def part(video: DecodedVideo) -> MediaPart:
+            nonlocal has_sound
+            track.size_px = (video.info.height_px, video.info.width_px)
+            track.duration_s = video.info.duration_s
+            track.warnings += [w for w in video.warnings if w not in track.warnings]
+            has_sound = has_sound or video.samples is not None
+            return part_of(video)
+
+        for time_s, mask in self._segment(map(part, pieces), lambda: track.size_px, threshold):
+            track.add(time_s, mask)
+        if not has_sound:
+            track.warnings.append("no sound track: treated as silence")
+        return track
+
+    def _segment(
+        self, parts: Iterable[MediaPart], size_px: Callable[[], tuple[int, int]], threshold: float
+    ) -> Iterator[tuple[float, np.ndarray]]:
+        """Time and mask of each frame; the size is asked for once the first part is there."""
+        if not 0 < threshold < 1:
+            raise ConfigError(f"threshold={threshold} must lie between 0 and 1.")
+        count = self.clip.num_frames
+        windows = media_windows(parts, window_frames=count)
+        while group := list(islice(windows, self.windows_per_forward)):
+            logits = self.logits(
+                np.stack([w.frames for w in group]),
+                np.stack([self._window_log_mel(w) for w in group]),
+                np.stack([np.arange(count) < w.window.num_valid for w in group]),
+            )
+            for seen, logits_tkhw in zip(group, logits, strict=True):
+                for position in seen.window.new:
+                    mask = self._mask(logits_tkhw[position], size_px(), threshold)
+                    yield float(seen.frame_time_s[position]), mask
 
     def warm_up(self) -> None:
         """Start the decoder and run one forward, so that the first video is not the slow one."""
@@ -186,10 +197,10 @@ class Predictor:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    def _window_log_mel(self, sound: np.ndarray, window: Window) -> np.ndarray:
+    def _window_log_mel(self, seen: MediaWindow) -> np.ndarray:
         count = self.clip.num_frames
-        part = cut_sound(sound, window, sample_rate_hz=SAMPLE_RATE_HZ, window_frames=count)
-        return clip_log_mel(part, num_examples=count, pad=self.clip.audio_pad)
+        sound = np.zeros(0, np.float32) if seen.sound is None else from_int16(to_int16(seen.sound))
+        return clip_log_mel(sound, num_examples=count, pad=self.clip.audio_pad)
 
     def _mask(
         self, logits_khw: torch.Tensor, size_px: tuple[int, int], threshold: float

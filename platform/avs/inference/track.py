@@ -45,17 +45,26 @@ class MaskTrack:
         warnings: list[str],
     ) -> Self:
         """Encode uint8 [h, w] masks of class indices as they come."""
-        timed = []
-        for mask, t in zip(masks, time_s, strict=True):
-            present = [int(c) for c in np.unique(mask) if c]
-            timed.append(TimedMask(t, {c: encode_rle(mask == c) for c in present}))
-        return cls(
+        track = cls(
             size_px=size_px,
             duration_s=duration_s,
             class_names=class_names,
-            masks=timed,
+            masks=[],
             warnings=warnings,
         )
+        for mask, t in zip(masks, time_s, strict=True):
+            track.add(t, mask)
+        return track
+
+    @classmethod
+    def empty(cls, class_names: tuple[str, ...]) -> Self:
+        """A track whose video is still to come."""
+        return cls(size_px=(0, 0), duration_s=0.0, class_names=class_names, masks=[], warnings=[])
+
+    def add(self, time_s: float, mask: np.ndarray) -> None:
+        """Append the mask uint8 [h, w] of class indices at ``time_s``."""
+        present = [int(c) for c in np.unique(mask) if c]
+        self.masks.append(TimedMask(time_s, {c: encode_rle(mask == c) for c in present}))
 
     def __len__(self) -> int:
         return len(self.masks)

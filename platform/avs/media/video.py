@@ -128,7 +128,7 @@ def _read_frames(
 
 def _is_worth_an_index(plan: SamplePlan, track: VideoTrack) -> bool:
     """Whether to let decord read all packets of the file first, which PyAV does not need."""
-    is_part = plan.num_frames is not None and (track.duration_s or 0.0) > _LONG_S
+    is_part = (track.duration_s or 0.0) > max(_LONG_S, plan.num_frames or math.inf)
     return not is_part and plan.start_s == 0
 
 

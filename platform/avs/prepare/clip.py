@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,15 @@ from avs.datasets import ClipSource, DataConfig, DatasetSpec, dataset_spec
 from avs.errors import MediaError
 from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
 from avs.media.frames import read_image
+from avs.media.pieces import MediaPart, MediaWindow, decode_pieces, media_windows, part_of
 from avs.media.sandbox import decode_video
-from avs.media.video import Sampling
+from avs.media.video import DecodedVideo, Sampling
 from avs.prepare.fitting import fit_of
-from avs.prepare.labels import ClipMasks, read_masks
+from avs.prepare.labels import ClipMasks, TimedMasks, read_masks
 from avs.prepare.sound import clip_sound, known_samples, uses_video_sound
 from avs.schema import Clip
-from avs.windows import Window, cut_sound, plan_windows
 
-__all__ = ["prepare_clip", "prepare_clip_with_warnings"]
+__all__ = ["prepare_clip", "prepare_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,53 +35,40 @@ class _Media:
 
 
 def prepare_clip(source: ClipSource, config: DataConfig) -> list[Clip]:
-    """The rows of one source; see :func:`prepare_clip_with_warnings`."""
-    return prepare_clip_with_warnings(source, config)[0]
+    """The rows of one source; see :func:`prepare_rows`."""
+    return list(prepare_rows(source, config, []))
 
 
-def prepare_clip_with_warnings(
-    source: ClipSource, config: DataConfig
-) -> tuple[list[Clip], list[str]]:
-    """The rows of one source, and what was odd about it though it could be used.
+def prepare_rows(source: ClipSource, config: DataConfig, warnings: list[str]) -> Iterator[Clip]:
+    """The rows of one source; what is odd about it though it can be used goes into ``warnings``.
 
-    One row, or for whole videos one for every T seconds: of a labelled video those windows that
-    hold a mask. Each mask is in one row only, also where windows overlap.
+    One row, or for whole videos one for every T seconds, as they are decoded: of a labelled video
+    those windows that hold a mask. Each mask is in one row only, also where windows overlap.
 
     Raises:
-        MediaError: the media cannot be used; the message is the reason for the rejects table.
+        MediaError: the media cannot be used, which may show after some rows; the message is the
+            reason for the rejects table.
         DataError: a file has gone since the listing.
     """
     if source.problem:
         raise MediaError(source.problem)
     spec = dataset_spec(config.name)
-    warnings: list[str] = []
-    if source.video is None:
-        media = _read_pictures(source, config, spec)
-    else:
-        media = _decode(source, config, spec.sampling, warnings)
-    masks = read_masks(
-        source,
-        fit_of(spec, source.split, config.image_size_px),
-        frame_time_s=media.frame_time_s,
-        native_px=media.native_px,
-        warnings=warnings,
-    )
     if spec.sampling is Sampling.TIME:
-        return _windows(source, config, media, masks, warnings), warnings
-    return [_clip(source, config, spec, media, masks, warnings)], warnings
+        yield from _windows(source, config, spec, warnings)
+    elif source.video is None:
+        yield _clip(source, config, spec, _read_pictures(source, config, spec), warnings)
+    else:
+        yield _clip(source, config, spec, _decode(source, config, warnings), warnings)
 
 
-def _decode(
-    source: ClipSource, config: DataConfig, sampling: Sampling, warnings: list[str]
-) -> _Media:
+def _decode(source: ClipSource, config: DataConfig, warnings: list[str]) -> _Media:
     assert source.video is not None
-    size_px = (config.image_size_px, config.image_size_px)
     with storage.local_copy(source.video) as path:
         video = decode_video(
             path,
-            size_px=size_px,
-            sampling=sampling,
-            num_frames=config.num_frames if sampling is Sampling.OFFICIAL else None,
+            size_px=(config.image_size_px, config.image_size_px),
+            sampling=Sampling.OFFICIAL,
+            num_frames=config.num_frames,
             with_audio=uses_video_sound(source, config),
         )
     warnings += video.warnings
@@ -118,10 +106,15 @@ def _clip(
     config: DataConfig,
     spec: DatasetSpec,
     media: _Media,
-    masks: ClipMasks,
     warnings: list[str],
 ) -> Clip:
     """The one row of a clip of at most T frames, padded to T."""
+    masks = read_masks(
+        source,
+        fit_of(spec, source.split, config.image_size_px),
+        frame_time_s=media.frame_time_s,
+        native_px=media.native_px,
+    )
     sound = clip_sound(source, config, spec, media.samples, warnings)
     pad = config.num_frames - len(media.frames)
     return Clip(
@@ -133,54 +126,73 @@ def _clip(
         mask_valid=np.pad(masks.valid, (0, pad)),
         frame_valid=np.arange(config.num_frames) < len(media.frames),
         waveform=sound.waveform if config.with_waveform else np.zeros(0, np.int16),
-        **_shared(source, media),
+        **_shared(source, media.native_px),
     )
 
 
 def _windows(
-    source: ClipSource, config: DataConfig, media: _Media, masks: ClipMasks, warnings: list[str]
-) -> list[Clip]:
-    samples = known_samples(source, config, media.samples, warnings)
-    is_labelled = bool(source.masks or source.mask_track)
-    clips = []
-    for window in plan_windows(len(media.frames), window_frames=config.num_frames):
-        # Frames that an earlier window shows too have their mask there.
-        is_new = np.isin(np.arange(config.num_frames), window.new)
-        valid = masks.valid[list(window.indices)] & is_new
-        if valid.any() or not is_labelled:
-            clips.append(_window_clip(source, config, media, masks, samples, window, valid))
-    if not clips:
+    source: ClipSource, config: DataConfig, spec: DatasetSpec, warnings: list[str]
+) -> Iterator[Clip]:
+    assert source.video is not None
+    fit = fit_of(spec, source.split, config.image_size_px)
+    timed = TimedMasks(source)
+    native_px = (0, 0)
+    num_rows = 0
+
+    def part(video: DecodedVideo) -> MediaPart:
+        nonlocal native_px
+        if native_px == (0, 0):  # the first: is there sound?
+            warnings.extend(video.warnings)
+            known_samples(source, config, video.samples, warnings)
+        warnings.extend(w for w in video.warnings if w not in warnings)
+        native_px = (video.info.height_px, video.info.width_px)
+        return part_of(video)
+
+    with storage.local_copy(source.video) as path:
+        pieces = decode_pieces(
+            path, size_px=fit.size_px, with_audio=uses_video_sound(source, config)
+        )
+        for seen in media_windows(map(part, pieces), window_frames=config.num_frames):
+            # Frames that an earlier window shows too have their mask there.
+            new_time_s = seen.frame_time_s[list(seen.window.new)]
+            masks = read_masks(
+                source, fit, frame_time_s=new_time_s, native_px=native_px, timed=timed
+            )
+            if masks.valid.any() or not len(timed):
+                num_rows += 1
+                yield _window_clip(source, config, seen, masks, native_px)
+    warnings += timed.warnings(source.clip_id)
+    if not num_rows:
         raise MediaError(f"{source.source.uri} has no mask within half a second of a sampled frame")
-    return clips
 
 
 def _window_clip(
     source: ClipSource,
     config: DataConfig,
-    media: _Media,
+    seen: MediaWindow,
     masks: ClipMasks,
-    samples: np.ndarray,
-    window: Window,
-    valid: np.ndarray,
+    native_px: tuple[int, int],
 ) -> Clip:
-    count = config.num_frames
-    indices = list(window.indices)
-    sound = cut_sound(samples, window, sample_rate_hz=SAMPLE_RATE_HZ, window_frames=count)
-    waveform = to_int16(sound)
+    count, window = config.num_frames, seen.window
+    silence = np.zeros(count * SAMPLE_RATE_HZ, np.float32)
+    waveform = to_int16(silence if seen.sound is None else seen.sound)
+    all_masks = np.zeros(seen.frames.shape[:3], np.uint8)
+    valid = np.zeros(count, np.bool_)
+    all_masks[list(window.new)], valid[list(window.new)] = masks.masks, masks.valid
     return Clip(
         clip_id=f"{source.clip_id}@{window.start * 1000}",
-        frame_time_s=media.frame_time_s[indices],
-        frames=media.frames[indices],
+        frame_time_s=seen.frame_time_s,
+        frames=seen.frames,
         log_mel=clip_log_mel(from_int16(waveform), num_examples=count, pad="repeat"),
-        masks=masks.masks[indices] * valid[:, None, None],
+        masks=all_masks,
         mask_valid=valid,
         frame_valid=np.arange(count) < window.num_valid,
         waveform=waveform if config.with_waveform else np.zeros(0, np.int16),
-        **_shared(source, media),
+        **_shared(source, native_px),
     )
 
 
-def _shared(source: ClipSource, media: _Media) -> dict[str, Any]:
+def _shared(source: ClipSource, native_px: tuple[int, int]) -> dict[str, Any]:
     """The columns that are the same whatever the row shows of its source."""
     return {
         "dataset": source.dataset,
@@ -188,6 +200,6 @@ def _shared(source: ClipSource, media: _Media) -> dict[str, Any]:
         "split": source.split,
         "source": source.source,
         "categories": list(source.categories),
-        "native_height_px": media.native_px[0],
-        "native_width_px": media.native_px[1],
+        "native_height_px": native_px[0],
+        "native_width_px": native_px[1],
     }

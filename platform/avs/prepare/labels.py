@@ -19,13 +19,14 @@ from avs.media.masks import read_index_mask, read_mask, rgb_to_index
 from avs.prepare.fitting import Fit
 from avs.schema import IGNORE_INDEX
 
-__all__ = ["ClipMasks", "frame_masks", "read_masks"]
+__all__ = ["ClipMasks", "TimedMasks", "read_masks"]
 
 OFFICIAL_MASK_PX = (224, 224)
 # Frames are one a second: a mask further than half a second from one belongs to none.
 _MAX_DISTANCE_S = 0.5
 
 _Mask = NDArray[np.uint8]
+_Named = tuple[str, Callable[[], _Mask]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,18 +43,20 @@ def read_masks(
     *,
     frame_time_s: NDArray[np.float64],
     native_px: tuple[int, int],
-    warnings: list[str],
+    timed: TimedMasks | None = None,
 ) -> ClipMasks:
     """The masks of N frames; ``fit`` brings those of the picture's size to the network's.
 
-    Raises MediaError: a mask that cannot be read, of a size that is neither the picture's nor the
-    official 224 x 224, or with a class that the data set has not.
+    Mask k belongs to frame k, or with ``timed`` to the frame of its time. Raises MediaError: a mask
+    that cannot be read, of a size that is neither the picture's nor the official 224 x 224, or with
+    a class that the data set has not.
     """
     count = len(frame_time_s)
+    named = _numbered(source, native_px) if timed is None else timed.of(frame_time_s)
     masks = np.zeros((count, *fit.size_px), np.uint8)
     official_px = native_px if fit.crop else OFFICIAL_MASK_PX  # cropping needs the same geometry
     valid = np.zeros(count, np.bool_)
-    for k, (name, read) in frame_masks(source, frame_time_s, native_px, warnings).items():
+    for k, (name, read) in named.items():
         mask = read()
         if mask.shape not in (native_px, official_px):
             h, w = mask.shape
@@ -67,21 +70,49 @@ def read_masks(
     return ClipMasks(masks=masks, valid=valid)
 
 
-def frame_masks(
-    source: ClipSource,
-    frame_time_s: NDArray[np.float64],
-    native_px: tuple[int, int],
-    warnings: list[str],
-) -> dict[int, tuple[str, Callable[[], _Mask]]]:
-    """Name and reader of the mask of each labelled frame; nothing but a track is read here."""
+class TimedMasks:
+    """The masks of a video that belong to times; nothing but a track is read before they are used.
+
+    Asked for the frames of a video part by part, it knows in the end which masks no frame was near.
+    """
+
+    def __init__(self, source: ClipSource) -> None:
+        self._masks = _timed(source)
+        self._far = dict.fromkeys(range(len(self._masks)))
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def of(self, frame_time_s: NDArray[np.float64]) -> dict[int, _Named]:
+        """For each frame that has one near enough, the nearest mask."""
+        chosen: dict[int, int] = {}
+        for i, (time_s, _, _) in enumerate(self._masks):
+            distance = np.abs(frame_time_s - time_s)
+            k = int(distance.argmin())
+            if distance[k] > _MAX_DISTANCE_S:
+                continue
+            self._far.pop(i, None)
+            if k not in chosen or distance[k] < abs(frame_time_s[k] - self._masks[chosen[k]][0]):
+                chosen[k] = i
+        return {k: self._masks[i][1:] for k, i in chosen.items()}
+
+    def warnings(self, name: str) -> list[str]:
+        """What to say of the video ``name`` after its last part."""
+        if not self._far:
+            return []
+        first_s = self._masks[next(iter(self._far))][0]
+        return [
+            f"{name}: {len(self._far)} masks lie more than {_MAX_DISTANCE_S} s from every sampled "
+            f"frame and are left out, first the one at {first_s:g} s"
+        ]
+
+
+def _numbered(source: ClipSource, native_px: tuple[int, int]) -> dict[int, _Named]:
+    """Name and reader of the mask of each labelled frame, by its number."""
     if source.instances:
         return {0: (source.clip_id, lambda: _draw_instances(source, native_px))}
-    if not source.mask_track and not source.mask_time_s:
-        named = {k: uri for k, uri in enumerate(source.masks) if uri is not None}
-        return {k: (uri, _reader(source, uri)) for k, uri in named.items()}
-    timed = _timed(source)
-    chosen = _nearest([t for t, _, _ in timed], frame_time_s, warnings, source.clip_id)
-    return {k: timed[i][1:] for k, i in chosen.items()}
+    named = {k: uri for k, uri in enumerate(source.masks) if uri is not None}
+    return {k: (uri, _reader(source, uri)) for k, uri in named.items()}
 
 
 def _timed(source: ClipSource) -> list[tuple[float, str, Callable[[], _Mask]]]:
@@ -108,27 +139,6 @@ def _read_track(source: ClipSource) -> list[TrackMask]:
         return parse_track(json.loads(data), video=source.clip_id)
     except (MediaError, ValueError, RecursionError) as error:
         raise MediaError(f"{source.mask_track}: {error}") from None
-
-
-def _nearest(
-    times_s: list[float], frame_time_s: NDArray[np.float64], warnings: list[str], name: str
-) -> dict[int, int]:
-    """Frame to mask: for each frame the nearest mask, where one is near enough."""
-    chosen: dict[int, int] = {}
-    far = []
-    for i, time_s in enumerate(times_s):
-        distance = np.abs(frame_time_s - time_s)
-        k = int(distance.argmin())
-        if distance[k] > _MAX_DISTANCE_S:
-            far.append(time_s)
-        elif k not in chosen or distance[k] < abs(frame_time_s[k] - times_s[chosen[k]]):
-            chosen[k] = i
-    if far:
-        warnings.append(
-            f"{name}: {len(far)} masks lie more than {_MAX_DISTANCE_S} s from every sampled frame "
-            f"and are left out, first the one at {far[0]:g} s"
-        )
-    return chosen
 
 
 def _reader(source: ClipSource, uri: str) -> Callable[[], _Mask]:

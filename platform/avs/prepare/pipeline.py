@@ -23,7 +23,7 @@ from avs.prepare.generate import generate_synthetic
 from avs.prepare.manifest import Manifest
 from avs.prepare.run import run_prepare
 
-__all__ = ["prepare"]
+__all__ = ["on_ray", "prepare"]
 
 
 def prepare(config: PrepareConfig, *, say: Callable[[str], None] = print) -> Manifest | None:
@@ -43,11 +43,11 @@ def prepare(config: PrepareConfig, *, say: Callable[[str], None] = print) -> Man
         show_plan(config, num_cores=num_cores, say=say)
         return None
     if config.data.name == "synthetic":
-        generate_synthetic(config.data, partial(_on_ray, say=say), say=say)
-    return run_prepare(config, partial(_on_ray, say=say), num_cores=num_cores, say=say)
+        generate_synthetic(config.data, partial(on_ray, say=say), say=say)
+    return run_prepare(config, partial(on_ray, say=say), num_cores=num_cores, say=say)
 
 
-def _on_ray(
+def on_ray(
     function: Callable[[Any], Any], items: Sequence[Any], *, say: Callable[[str], None]
 ) -> Iterator[Any]:
     """Results of ``function`` on each item, as they come (1 item : 1 result)."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import fsspec
 import pyarrow.parquet as pq
 
 from avs import storage
@@ -15,23 +13,19 @@ from avs.schema import Clip, Source, read_clips
 __all__ = ["read_rows", "read_shard"]
 
 
-def read_shard(uri: str) -> list[Clip]:
+def read_shard(uri: str) -> Iterator[Clip]:
     """All clips of a shard, in their order; written again they give the same bytes."""
     with storage.local_copy(uri) as path, pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        return [_clip(row) for row in read_clips(file, range(file.num_row_groups), names)]
+        for number in range(file.num_row_groups):
+            (row,) = read_clips(file, [number], names)
+            yield _clip(row)
 
 
 def read_rows(uri: str, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Some rows and columns of a shard; from S3 no more than these are fetched."""
-    with _open(uri) as file:
+    with storage.open_file(uri) as stream, pq.ParquetFile(stream) as file:
         return read_clips(file, rows, columns)
-
-
-@contextmanager
-def _open(uri: str) -> Iterator[pq.ParquetFile]:
-    with fsspec.open(uri, "rb") as stream, pq.ParquetFile(stream) as file:
-        yield file
 
 
 def _clip(row: dict[str, Any]) -> Clip:

@@ -1,24 +1,29 @@
 """Writing one shard: the unit of work, of resuming and of failure.
 
-The worker decodes its clips, writes the Parquet file under a temporary name, moves it into place,
-and last writes a commit record with checksum and rejects. Frames never enter the object store.
+The worker decodes its clips, writes them to a Parquet file under a temporary name as they come,
+moves it into place, and last writes a commit record with checksum and rejects. Frames never enter
+the object store, and an hour of video never sits in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 from avs import storage
 from avs.datasets import ClipSource, DataConfig
 from avs.errors import AvsError, DataError, DecoderError
 from avs.lease import check_owner
 from avs.media.sandbox import decoder_busy_s
-from avs.prepare.clip import prepare_clip_with_warnings
+from avs.prepare.clip import prepare_rows
 from avs.prepare.leaks import content_hash
 from avs.prepare.plan import ShardPlan
 from avs.prepare.reading import read_shard
@@ -30,12 +35,13 @@ from avs.prepare.records import (
     shard_uri,
     write_record,
 )
-from avs.prepare.statistics import sum_clips
+from avs.prepare.statistics import ClipSums
 from avs.schema import Clip, ClipFormat, write_clips
 
 __all__ = ["write_shard"]
 
-_Made = tuple[list[Clip], list[str]]  # the clips of one source, and what was odd about it
+# More rows of one video than this wait on disk until it is known to be whole.
+_ROWS_IN_MEMORY = 64
 
 
 def write_shard(
@@ -55,49 +61,146 @@ def write_shard(
     Raises:
         LeaseError: ``owner`` no longer holds ``out``; nothing was committed.
     """
-    start_s, decoded_s = time.perf_counter(), decoder_busy_s()
     record = ShardRecord(name=plan.name, split=plan.split, hash=plan.hash)
-    kept: dict[str, _Made] = _kept_clips(plan, previous, out) if previous else {}
-    clips = _prepare_clips(plan.sources, config, record, kept)
-    if previous and record.rejects == previous.rejects:
-        return previous
-    clips_s = time.perf_counter()
-    record.num_rows = len(clips)
-    record.contents = {clip.clip_id: content_hash(clip) for clip in clips}
-    record.statistics = sum_clips(clips)
-    checks_s = time.perf_counter()
-    _commit(clips, record, form, out=out, owner=owner)
-    record.timing = ShardTiming(
-        num_sources=len(plan.sources) - len(kept),
-        decode_s=decoder_busy_s() - decoded_s,
-        clips_s=clips_s - start_s,
-        checks_s=checks_s - clips_s,
-        write_s=time.perf_counter() - checks_s,
-    )
+    clock = _Clock()
+    if previous is None:
+        rows = _prepared(plan.sources, config, record, clock)
+    else:
+        rejected = {reject.clip_id for reject in previous.rejects}
+        again = [source for source in plan.sources if source.clip_id in rejected]
+        new = {source.clip_id: rows for source, rows in _spooled(again, config, record, clock)}
+        if record.rejects == previous.rejects:
+            return previous
+        rows = _merged(plan, previous, new, record, out)
+    _commit(_checked(rows, record, clock), record, form, out=out, owner=owner)
+    record.timing = clock.timing(len(previous.rejects if previous else plan.sources))
     return record
 
 
-def _prepare_clips(
-    sources: Sequence[ClipSource],
-    config: DataConfig,
-    record: ShardRecord,
-    kept: dict[str, _Made],
-) -> list[Clip]:
-    """The clips of the sources in order; numbers, rejects and warnings go into the record."""
-    clips: list[Clip] = []
-    for source in sources:
+class _Clock:
+    """Where the time of a shard goes; what is neither making nor checking clips is writing."""
+
+    def __init__(self) -> None:
+        self._begun_s, self._decoded_s = time.perf_counter(), decoder_busy_s()
+        self._spent_s = {"clips": 0.0, "checks": 0.0}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begun_s = time.perf_counter()
         try:
-            made, warnings = kept.get(source.clip_id) or prepare_clip_with_warnings(source, config)
+            yield
+        finally:
+            self._spent_s[name] += time.perf_counter() - begun_s
+
+    def timing(self, num_sources: int) -> ShardTiming:
+        clips_s, checks_s = self._spent_s["clips"], self._spent_s["checks"]
+        return ShardTiming(
+            num_sources=num_sources,
+            decode_s=decoder_busy_s() - self._decoded_s,
+            clips_s=clips_s,
+            checks_s=checks_s,
+            write_s=time.perf_counter() - self._begun_s - clips_s - checks_s,
+        )
+
+
+class _Rows:
+    """The rows of one source in order; those of a long video go to disk."""
+
+    def __init__(self) -> None:
+        self._first: list[Clip] = []
+        self._num_more = 0
+        self._file: IO[bytes] | None = None
+
+    def add(self, clip: Clip) -> None:
+        if len(self._first) < _ROWS_IN_MEMORY:
+            self._first.append(clip)
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="avs-")  # noqa: SIM115 (closed once read)
+        pickle.dump(clip, self._file)
+        self._num_more += 1
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __iter__(self) -> Iterator[Clip]:
+        """Once: what was on disk is gone after it."""
+        yield from self._first
+        if self._file is not None:
+            with self._file:
+                self._file.seek(0)
+                for _ in range(self._num_more):
+                    yield pickle.load(self._file)
+
+
+def _prepared(
+    sources: Sequence[ClipSource], config: DataConfig, record: ShardRecord, clock: _Clock
+) -> Iterator[Clip]:
+    for _, rows in _spooled(sources, config, record, clock):
+        yield from rows
+
+
+def _spooled(
+    sources: Sequence[ClipSource], config: DataConfig, record: ShardRecord, clock: _Clock
+) -> Iterator[tuple[ClipSource, _Rows]]:
+    """The sources that could be used, with their rows; rejects and warnings go into the record."""
+    for source in sources:
+        rows = _Rows()
+        warnings: list[str] = []
+        try:
+            with clock.stage("clips"):
+                for clip in prepare_rows(source, config, warnings):
+                    rows.add(clip)
         except DecoderError:  # says nothing about the clip
             raise
         except Exception as error:  # one bad clip must not cost its shard
+            rows.close()
             record.rejects.append(_reject(source, error))
             continue
-        clips += made
         record.num_clips += 1
         if warnings:
             record.warnings[source.clip_id] = warnings
-    return clips
+        yield source, rows
+
+
+def _merged(
+    plan: ShardPlan, previous: ShardRecord, new: dict[str, _Rows], record: ShardRecord, out: str
+) -> Iterator[Clip]:
+    """Rows of the finished shard and new ones, in the order of the plan."""
+    ids = {source.clip_id for source in plan.sources}
+
+    def of_source(clip: Clip) -> str:
+        # A whole video is a source with several rows, "<id of the source>@<ms>".
+        return clip.clip_id if clip.clip_id in ids else clip.clip_id.rpartition("@")[0]
+
+    shard = read_shard(shard_uri(out, plan.name)) if previous.num_rows else iter(())
+    kept = groupby(shard, key=of_source)
+    rejected = {reject.clip_id for reject in previous.rejects}
+    for source in plan.sources:
+        if source.clip_id in new:
+            yield from new[source.clip_id]
+        elif source.clip_id not in rejected:
+            found, rows = next(kept)
+            assert found == source.clip_id, f"{plan.name} has {found} for {source.clip_id}"
+            yield from rows
+            record.num_clips += 1
+    warnings = previous.warnings | record.warnings
+    record.warnings = {
+        s.clip_id: warnings[s.clip_id] for s in plan.sources if s.clip_id in warnings
+    }
+
+
+def _checked(rows: Iterable[Clip], record: ShardRecord, clock: _Clock) -> Iterator[Clip]:
+    """The rows on their way to the file, each noted in the record."""
+    sums = ClipSums()
+    for clip in rows:
+        with clock.stage("checks"):
+            record.num_rows += 1
+            record.contents[clip.clip_id] = content_hash(clip)
+            sums.add(clip)
+        yield clip
+    record.statistics = sums.as_dict()
 
 
 def _reject(source: ClipSource, error: Exception) -> Reject:
@@ -112,52 +215,27 @@ def _reject(source: ClipSource, error: Exception) -> Reject:
     )
 
 
-def _kept_clips(plan: ShardPlan, previous: ShardRecord, out: str) -> dict[str, _Made]:
-    """The clips and warnings of a finished shard by the id of their source."""
-    if not previous.num_rows:
-        return {}
-    ids = {source.clip_id for source in plan.sources}
-    kept: dict[str, _Made] = {}
-    for clip in read_shard(shard_uri(out, plan.name)):
-        # A whole video is a source with several rows, "<id of the source>@<ms>".
-        of_source = clip.clip_id if clip.clip_id in ids else clip.clip_id.rpartition("@")[0]
-        warnings = previous.warnings.get(of_source, [])
-        kept.setdefault(of_source, ([], warnings))[0].append(clip)
-    return kept
-
-
 def _commit(
-    clips: list[Clip], record: ShardRecord, form: ClipFormat, *, out: str, owner: str
+    rows: Iterator[Clip], record: ShardRecord, form: ClipFormat, *, out: str, owner: str
 ) -> None:
     """Old record away, new file in place, new record: a kill between leaves no wrong pair."""
     target = shard_uri(out, record.name)
-    temporary = _write_file(clips, record, form, target) if clips else None
+    temporary = _temporary(target)
     try:
+        write_clips(rows, str(temporary), form)
         check_owner(out, owner)
         storage.remove(record_uri(out, record.name))
-        if temporary:
+        if record.num_rows:
+            with temporary.open("rb") as file:
+                record.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            record.size_bytes = temporary.stat().st_size
             storage.put_file(temporary, target)
         else:  # a file of an earlier run, whose clips could still be read
             storage.remove(target)
     finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     check_owner(out, owner)
     write_record(out, record)
-
-
-def _write_file(clips: list[Clip], record: ShardRecord, form: ClipFormat, target: str) -> Path:
-    """The shard under a temporary name; its size and checksum go into the record."""
-    temporary = _temporary(target)
-    try:
-        write_clips(clips, str(temporary), form)
-        with temporary.open("rb") as file:
-            record.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        record.size_bytes = temporary.stat().st_size
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
 
 
 def _temporary(target: str) -> Path:

@@ -16,21 +16,28 @@ import numpy as np
 from avs.prepare.records import ShardRecord
 from avs.schema import IGNORE_INDEX, Clip
 
-__all__ = ["merge_statistics", "sum_clips"]
+__all__ = ["ClipSums", "merge_statistics"]
 
 Sums = dict[str, float]
 
 
-def sum_clips(clips: Iterable[Clip]) -> dict[str, Any]:
-    """Sums over clips: ``{"all": sums, "by_category": {name: sums}}``."""
-    total: Sums = {}
-    by_category: dict[str, Sums] = {}
-    for clip in clips:
+class ClipSums:
+    """Sums over clips that come one by one."""
+
+    def __init__(self) -> None:
+        self._total: Sums = {}
+        self._by_category: dict[str, Sums] = {}
+
+    def add(self, clip: Clip) -> None:
+        """Add one clip to the total and to those of its categories."""
         sums = _clip_sums(clip)
-        _add(total, sums)
+        _add(self._total, sums)
         for category in dict.fromkeys(clip.categories):
-            _add(by_category.setdefault(category, {}), sums)
-    return {"all": total, "by_category": by_category}
+            _add(self._by_category.setdefault(category, {}), sums)
+
+    def as_dict(self) -> dict[str, Any]:
+        """``{"all": sums, "by_category": {name: sums}}``"""
+        return {"all": self._total, "by_category": self._by_category}
 
 
 def merge_statistics(records: Iterable[ShardRecord]) -> dict[str, Any]:

@@ -51,6 +51,9 @@ def write_report(
         sections.append(("Contact sheet", picture(sheet, "frames, ground truth, predictions")))
     if len(class_names) == 2:
         sections.append(("Lowest J with the true sound", _worst(rows)))
+    if metrics["data_warnings"]:
+        lines = [(warning,) for warning in metrics["data_warnings"]]
+        sections.append(("The data", table(("what preparing it noticed",), lines)))
     note = (
         f"{metrics['num_clips']} clips of split {metrics['split']}; AVSBench protocol, test batch "
         f"of {metrics['batch_size']}; checkpoint {metrics['checkpoint']}"

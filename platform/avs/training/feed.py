@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import torch
@@ -127,7 +126,7 @@ class ClipReader:
     def _file(self, name: str) -> pq.ParquetFile:
         if name not in self._files:
             uri = shard_uri(self.prepared, name)
-            file = pq.ParquetFile(uri if storage.is_local(uri) else fsspec.open(uri).open())
+            file = pq.ParquetFile(uri if storage.is_local(uri) else storage.open_file(uri))
             check_schema(file.schema_arrow, uri)
             self._files[name] = file
         return self._files[name]

@@ -16,7 +16,7 @@ from avs.errors import DataError, MediaError
 from avs.inference import MaskTrack
 from avs.inference.outputs import OutputKind, folder_name, write_outputs
 from avs.media.masks import resize_mask
-from avs.prepare.clip import prepare_clip, prepare_clip_with_warnings
+from avs.prepare.clip import prepare_clip, prepare_rows
 from avs.schema import Clip
 
 NATIVE = (48, 80)
@@ -57,7 +57,8 @@ def test_a_mask_labels_the_frame_nearest_to_its_time(root: Path) -> None:
     for name, value in (("0.9375", 1), ("2", 2), ("3.3", 3), ("4.4", 4), ("11.9375", 5)):
         write_png(root / f"masks/a b/x/{name}.png", _mask(value))
     (source,) = _list(root)
-    rows, warnings = prepare_clip_with_warnings(source, data_config("labelled", root))
+    warnings: list[str] = []
+    rows = list(prepare_rows(source, data_config("labelled", root), warnings))
     assert [r.clip_id for r in rows] == [f"labelled/videos/a b/x.mp4@{ms}" for ms in (0, 7000)]
     # Frames lie at k + 15/16 s: 2 s belongs to the second, 3.3 to the third, 4.4 to the fourth.
     assert rows[0].mask_valid.tolist() == [True, True, True, True, False]
@@ -73,7 +74,8 @@ def test_a_mask_far_from_every_frame_is_told(root: Path) -> None:
     for name in ("0", "0.9375", "99"):
         write_png(root / f"masks/a b/x/{name}.png", _mask(1))
     (source,) = _list(root)
-    rows, warnings = prepare_clip_with_warnings(source, data_config("labelled", root))
+    warnings: list[str] = []
+    rows = list(prepare_rows(source, data_config("labelled", root), warnings))
     assert [int(r.mask_valid.sum()) for r in rows] == [1]
     assert len(warnings) == 1
     assert "2 masks lie more than 0.5 s from every sampled frame" in warnings[0]

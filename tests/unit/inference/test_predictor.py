@@ -15,6 +15,7 @@ from made_clips import write_video
 from avs import Predictor as PublicPredictor
 from avs.errors import CheckpointError, ConfigError, MediaError
 from avs.inference.predictor import Predictor, checkpoint_hash
+from avs.media import pieces
 from avs.training.checkpoint import load_checkpoint, resolve_checkpoint
 
 SIDE = 64
@@ -159,6 +160,15 @@ def test_a_video_gets_a_mask_a_second_at_its_own_size(
     assert track.duration_s == pytest.approx(seconds, abs=0.01)
     assert track.class_names == ("background", "sounding")
     assert track.warnings == []
+
+
+def test_a_video_in_pieces_gets_the_masks_of_the_whole(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "v.mp4", duration_s=13)
+    whole = predictor.segment_video(str(tmp_path / "v.mp4"))
+    monkeypatch.setattr(pieces, "PIECE_S", 5)
+    assert predictor.segment_video(str(tmp_path / "v.mp4")) == whole
 
 
 def test_a_video_without_sound_is_segmented_with_a_warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ for line in sys.stdin:
 """
 
 
+# The same for all windows of a file, as prepare and the Predictor take them.
+_MEASURE_WINDOWS = """
+import json, resource, sys
+from avs.media.pieces import decode_pieces, media_windows, part_of
+
+for line in sys.stdin:
+    path = json.loads(line)
+    parts = map(part_of, decode_pieces(path, size_px=(112, 112)))
+    count = sum(len(w.window.new) for w in media_windows(parts, window_frames=5))
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"mb": own / 1024, "count": count}))
+"""
+
+
 def _write(path: Path, form: str, length_s: int) -> Path:
     """One grey picture a second, brighter in the second half; a tone throughout."""
     frames = np.broadcast_to(np.uint8(60), (length_s, 48, 64, 3)).copy()
@@ -49,10 +64,10 @@ def _write(path: Path, form: str, length_s: int) -> Path:
     return path
 
 
-def _measure(clips: list[tuple[Path, float]]) -> list[dict[str, Any]]:
+def _measure(program: str, inputs: Sequence[object]) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURE],
-        input="".join(json.dumps([str(path), start_s]) + "\n" for path, start_s in clips),
+        [sys.executable, "-c", program],
+        input="".join(json.dumps(value) + "\n" for value in inputs),
         capture_output=True,
         text=True,
         check=True,
@@ -65,10 +80,18 @@ def test_an_hour_needs_the_memory_of_five_minutes(tmp_path: Path) -> None:
     for form in ("mov", "matroska"):
         for length_s in (300, 3600):
             path = _write(tmp_path / f"{length_s}.{form}", form, length_s)
-            clips.append((path, length_s - 20.0))
-    found = _measure(clips)
+            clips.append((str(path), length_s - 20.0))
+    found = _measure(_MEASURE, clips)
     for one in found:
         np.testing.assert_allclose(one["means"], [60, 180], atol=4)
         assert one["samples"] == [11 * 16000, 11 * 16000]
     for short, long in (found[:2], found[2:]):
         assert long["mb"] < short["mb"] + 15
+
+
+def test_all_windows_of_an_hour_need_the_memory_of_ten_minutes(tmp_path: Path) -> None:
+    lengths_s = (600, 3600)
+    paths = [str(_write(tmp_path / f"{n}.mov", "mov", n)) for n in lengths_s]
+    short, long = _measure(_MEASURE_WINDOWS, paths)
+    assert (short["count"], long["count"]) == lengths_s
+    assert long["mb"] < short["mb"] + 15

@@ -74,7 +74,7 @@ class MadeUpSet:
         self.at_decode: Callable[[], None] = lambda: None
         spec = DatasetSpec(list_clips=lambda _: list(self.sources), class_names=lambda _: BINARY)
         monkeypatch.setitem(DATASETS, "mine", spec)
-        monkeypatch.setattr(shard_module, "prepare_clip_with_warnings", self.prepare_clip)
+        monkeypatch.setattr(shard_module, "prepare_rows", self.prepare_rows)
 
     def config(self, out: Path | str, **changes: Any) -> PrepareConfig:
         data = data_config("mine", "/videos", image_size_px=SIZE_PX, num_frames=2)
@@ -84,7 +84,9 @@ class MadeUpSet:
         """Let a source differ from what was listed before."""
         self.sources[index] = replace(self.sources[index], **changes)
 
-    def prepare_clip(self, source: ClipSource, _: DataConfig) -> tuple[list[Clip], list[str]]:
+    def prepare_rows(
+        self, source: ClipSource, _: DataConfig, warnings: list[str]
+    ) -> Iterator[Clip]:
         self.at_decode()
         if source.problem:
             raise MediaError(source.problem)
@@ -101,7 +103,8 @@ class MadeUpSet:
             waveform=np.zeros(0, np.int16),
             mask_valid=np.array([False, True]),
         )
-        return [clip], self.warnings.get(source.clip_id, [])
+        warnings += self.warnings.get(source.clip_id, [])
+        yield clip
 
 
 def content_of(out: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from avs.datasets import (
     MissingSound,
 )
 from avs.errors import AvsError, DataError, MediaError
+from avs.media import pieces
 from avs.media.audio import clip_log_mel, from_int16, read_audio, silence_log_mel, to_int16
 from avs.media.encoding import write_mp4
 from avs.media.frames import read_image, resize_frames
@@ -245,6 +246,19 @@ def test_a_long_video_becomes_windows_that_tell_their_start(videos: Path) -> Non
     assert whole.samples is not None
     assert np.array_equal(rows[2].waveform, to_int16(whole.samples[112000:192000]))
     assert np.array_equal(rows[2].frames, whole.frames[7:])
+
+
+def test_a_video_in_pieces_becomes_the_rows_of_the_whole(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _video_rows(videos, "long.mp4")
+    monkeypatch.setattr(pieces, "PIECE_S", 5)
+    rows = _video_rows(videos, "long.mp4")
+    assert [r.clip_id for r in rows] == [r.clip_id for r in whole]
+    for row, wanted in zip(rows, whole, strict=True):
+        assert np.array_equal(row.frames, wanted.frames)
+        assert np.array_equal(row.frame_time_s, wanted.frame_time_s)
+        assert np.abs(row.waveform.astype(int) - wanted.waveform).max() <= 2
 
 
 def test_a_short_video_is_padded_with_its_last_frame(videos: Path) -> None:

@@ -17,7 +17,7 @@ from avs.schema import Source
 @pytest.fixture
 def clips(monkeypatch: pytest.MonkeyPatch) -> MadeUpSet:
     clips = MadeUpSet(monkeypatch)
-    monkeypatch.setattr(dry_run, "prepare_clip", lambda s, c: clips.prepare_clip(s, c)[0])
+    monkeypatch.setattr(dry_run, "prepare_clip", lambda s, c: list(clips.prepare_rows(s, c, [])))
     return clips
 
 

@@ -19,7 +19,7 @@ from made_clips import data_config
 from prepare_runs import MadeUpSet, config_of, content_of, run
 
 from avs import storage
-from avs.datasets import ClipSource, DataConfig
+from avs.datasets import ClipSource
 from avs.errors import DataError
 from avs.lease import LEASE_NAME
 from avs.prepare import manifest as manifest_module
@@ -394,13 +394,13 @@ def test_a_process_killed_for_real_is_gone_on_from(
 
     (out / LEASE_NAME).unlink()  # instead of waiting until the dead owner's lease is stale
     decoded = []
-    original = shard_module.prepare_clip_with_warnings
+    original = shard_module.prepare_rows
 
-    def counted(source: ClipSource, data: DataConfig) -> tuple[list[Clip], list[str]]:
+    def counted(source: ClipSource, *others: Any) -> Iterator[Clip]:
         decoded.append(source.clip_id)
-        return original(source, data)
+        return original(source, *others)
 
-    monkeypatch.setattr(shard_module, "prepare_clip_with_warnings", counted)
+    monkeypatch.setattr(shard_module, "prepare_rows", counted)
     run(config)
     assert len(decoded) == 4 - len(finished)
     assert not finished & set(decoded)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -97,14 +98,14 @@ def test_a_clip_that_fails_is_a_reject_with_its_reason(
 def test_a_bug_of_a_decoder_costs_one_clip(
     plan: ShardPlan, config: DataConfig, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = shard_module.prepare_clip_with_warnings
+    original = shard_module.prepare_rows
 
-    def fails_once(source: object, config: DataConfig) -> object:
+    def fails_once(source: ClipSource, *others: Any) -> Iterator[Clip]:
         if source is plan.sources[0]:
             raise ZeroDivisionError("inside")
-        return original(source, config)  # type: ignore[arg-type]
+        yield from original(source, *others)
 
-    monkeypatch.setattr(shard_module, "prepare_clip_with_warnings", fails_once)
+    monkeypatch.setattr(shard_module, "prepare_rows", fails_once)
     record = _write(plan, config, lease)
     assert record.num_clips == 1
     assert record.rejects[0].error_type == "ZeroDivisionError"
@@ -194,32 +195,42 @@ def test_a_file_that_went_away_is_told_from_one_that_cannot_be_decoded(
 def test_what_was_odd_about_a_clip_is_in_the_record(
     plan: ShardPlan, config: DataConfig, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = shard_module.prepare_clip_with_warnings
-    monkeypatch.setattr(
-        shard_module, "prepare_clip_with_warnings", lambda s, c: (original(s, c)[0], ["odd"])
-    )
+    original = shard_module.prepare_rows
+
+    def odd(source: ClipSource, data: DataConfig, warnings: list[str]) -> Iterator[Clip]:
+        warnings.append("odd")
+        yield from original(source, data, [])
+
+    monkeypatch.setattr(shard_module, "prepare_rows", odd)
     record = _write(plan, config, lease)
     assert record.warnings == {plan.sources[0].clip_id: ["odd"], plan.sources[3].clip_id: ["odd"]}
     assert _finished(plan, lease) == record
 
 
+@pytest.mark.parametrize("rows_in_memory", [0, 1, 64])
 def test_a_retry_decodes_only_what_failed_and_ends_as_if_nothing_had(
-    plan: ShardPlan, config: DataConfig, lease: Lease, monkeypatch: pytest.MonkeyPatch
+    rows_in_memory: int,
+    plan: ShardPlan,
+    config: DataConfig,
+    lease: Lease,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A source with several rows, too: the rows of a whole video are found by its id."""
     decoded = []
     failing = {plan.sources[0].clip_id}
-    original = shard_module.prepare_clip_with_warnings
+    original = shard_module.prepare_rows
 
-    def two_rows(source: ClipSource, data: DataConfig) -> tuple[list[Clip], list[str]]:
+    def two_rows(source: ClipSource, data: DataConfig, warnings: list[str]) -> Iterator[Clip]:
         decoded.append(source.clip_id)
-        if source.clip_id in failing:
+        (clip,) = original(source, data, [])
+        yield replace(clip, clip_id=f"{clip.clip_id}@0")
+        if source.clip_id in failing:  # after its first row
             raise OSError("for a moment")
-        (clip,), _ = original(source, data)
-        rows = [replace(clip, clip_id=f"{clip.clip_id}@{start_ms}") for start_ms in (0, 5000)]
-        return rows, ["odd"]
+        yield replace(clip, clip_id=f"{clip.clip_id}@5000")
+        warnings.append("odd")
 
-    monkeypatch.setattr(shard_module, "prepare_clip_with_warnings", two_rows)
+    monkeypatch.setattr(shard_module, "prepare_rows", two_rows)
+    monkeypatch.setattr(shard_module, "_ROWS_IN_MEMORY", rows_in_memory)
     form, out, owner = clip_format(config), lease.out, lease.owner
     first = write_shard(plan, config, form, out=out, owner=owner)
     before = storage.read_bytes(shard_uri(out, plan.name))

@@ -15,7 +15,7 @@ from avs.datasets import DATASETS, AudioConfig, AudioSource, ClipSource, DataCon
 from avs.errors import MediaError
 from avs.media.audio import clip_log_mel, from_int16, read_audio, silence_log_mel, to_int16
 from avs.media.logmel_pickle import read_log_mel_pickle
-from avs.prepare.clip import prepare_clip_with_warnings
+from avs.prepare.clip import prepare_rows
 from avs.schema import Clip
 
 WAV = "s4_data/audio_wav/val/dog/x.wav"
@@ -59,7 +59,8 @@ def _config(root: Path, source: str = "auto", missing: str = "reject") -> DataCo
 def _prepare(root: Path, source: str = "auto", missing: str = "reject") -> tuple[Clip, list[str]]:
     config = _config(root, source, missing)
     (clip_source,) = DATASETS["s4"].list_clips(config)
-    (clip,), warnings = prepare_clip_with_warnings(clip_source, config)
+    warnings: list[str] = []
+    (clip,) = prepare_rows(clip_source, config, warnings)
     return clip, warnings
 
 

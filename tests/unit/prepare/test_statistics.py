@@ -13,7 +13,7 @@ from prepare_runs import FORM, MadeUpSet, run
 
 from avs.prepare.reading import read_shard
 from avs.prepare.records import ShardRecord, shard_uri
-from avs.prepare.statistics import merge_statistics, sum_clips
+from avs.prepare.statistics import ClipSums, merge_statistics
 from avs.schema import IGNORE_INDEX, Clip
 
 
@@ -48,7 +48,10 @@ def _clip(seed: int, *categories: str) -> Clip:
 
 
 def _record(split: str, clips: list[Clip]) -> ShardRecord:
-    return ShardRecord(name="x", split=split, hash="x", statistics=sum_clips(clips))
+    sums = ClipSums()
+    for clip in clips:
+        sums.add(clip)
+    return ShardRecord(name="x", split=split, hash="x", statistics=sums.as_dict())
 
 
 def test_statistics_are_those_of_the_definition() -> None:

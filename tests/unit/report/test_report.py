@@ -72,6 +72,7 @@ def _write(out: Path, rows: list[dict[str, Any]], **changes: Any) -> str:
         "split": "<b>test",
         "batch_size": 4,
         "checkpoint": "/runs/a & b",
+        "data_warnings": ["content in several splits: 3"],
     }
     values = {"metrics": metrics, "run": None, "class_names": ("background", "sounding")}
     write_report(str(out), rows=rows, **{**values, **changes})
@@ -151,3 +152,7 @@ def test_parts_of_a_page_escape_their_texts() -> None:
         assert part in elements.text
     (image,) = _Elements(picture(b"png", '"><script>')).found
     assert image == ("img", {"alt": '"><script>', "src": "data:image/png;base64,cG5n"})
+
+
+def test_what_preparing_the_data_noticed_is_told(tmp_path: Path) -> None:
+    assert "content in several splits: 3" in _write(tmp_path, [_row(0, 0.5, with_picture=False)])
