@@ -28,6 +28,8 @@ _KEEP_BACK_S = 1.5
 # that started anew.
 _GAP_S = 0.1
 _RESET_S = 1.0
+# Converted together: an AAC frame is 23 ms, and calling numpy for each took longer than decoding.
+_FRAMES_A_RUN = 32
 
 
 class SoundFrames:
@@ -106,7 +108,7 @@ class SoundFrames:
 def mono_pieces(
     frames: SoundFrames, *, fill_gaps: bool
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Rate and mono samples [n] of each frame from ``frames.start_s`` on.
+    """Rate and mono samples [n] of some frames at a time, from ``frames.start_s`` on.
 
     ``fill_gaps``: with silence where time stamps leave a gap, and without what overlaps.
     """
@@ -120,27 +122,44 @@ def mono_pieces(
 
 def _pieces(frames: SoundFrames, *, fill_gaps: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
     given_s = 0.0
+    run: list[AudioFrame] = []
     for frame in frames:
-        rate_hz, mono = frame.sample_rate, _mono(frame)
+        rate_hz = frame.sample_rate
         if rate_hz <= 0:
             continue
         late_s = 0.0 if frame.time is None else frame.time - frames.given_from_s - given_s
-        if fill_gaps and late_s > _GAP_S:
+        is_late = fill_gaps and late_s > _GAP_S
+        overlaps = fill_gaps and -_RESET_S < late_s < -_GAP_S
+        if run and (is_late or overlaps or len(run) == _FRAMES_A_RUN or _differ(run[0], frame)):
+            yield run[0].sample_rate, _mono(run)
+            run = []
+        if is_late:
             for _ in range(int(late_s)):  # second by second: a gap may be hours
                 yield rate_hz, np.zeros(rate_hz, np.float32)
             yield rate_hz, np.zeros(round(late_s % 1 * rate_hz), np.float32)
             given_s += late_s
-        elif fill_gaps and -_RESET_S < late_s < -_GAP_S:
-            mono = mono[round(-late_s * rate_hz) :]
-        yield rate_hz, mono
-        given_s += len(mono) / rate_hz
+        if overlaps:
+            mono = _mono([frame])[round(-late_s * rate_hz) :]
+            yield rate_hz, mono
+            given_s += len(mono) / rate_hz
+        else:
+            run.append(frame)
+            given_s += frame.samples / rate_hz
+    if run:
+        yield run[0].sample_rate, _mono(run)
 
 
-def _mono(frame: AudioFrame) -> NDArray[np.float32]:
-    """Mean of the channels of a frame after quantisation to 16 bits, float32 [n]."""
-    values: NDArray[Any] = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
+def _differ(one: AudioFrame, other: AudioFrame) -> bool:
+    """Whether two frames cannot be converted together."""
+    kinds = [(f.sample_rate, f.format.name, f.layout.nb_channels) for f in (one, other)]
+    return kinds[0] != kinds[1]
+
+
+def _mono(frames: list[AudioFrame]) -> NDArray[np.float32]:
+    """Mean of the channels of frames of one kind, after quantisation to 16 bits, float32 [n]."""
+    values: NDArray[Any] = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
+    if not frames[0].format.is_planar:
+        values = values.reshape(-1, frames[0].layout.nb_channels).T
     if values.dtype == np.uint8:
         scaled = (values.astype(np.float32) - 128.0) / 128.0
     elif np.issubdtype(values.dtype, np.integer):
