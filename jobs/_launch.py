@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 
 from avs.errors import AvsError
 from avs.overrides import explain_hydra_error
+from avs.usage import usage
 
 
 @contextmanager
@@ -43,6 +44,8 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
 
 def run(main: Callable[[], Any], schema: type[Any]) -> None:
     """Run a hydra main; a mistake of the user ends with one line and the error's exit code."""
+    if {"-h", "--help"} & set(sys.argv[1:]):  # before Hydra's own, which has the values
+        print(sys.modules["__main__"].__doc__, usage(schema), sep="\n", end="\n\n")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises instead of printing and exiting
     # Hydra's getter would print "Error executing job with overrides" before it raises.
     JobReturn.return_value = property(_result, JobReturn.return_value.fset)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Measure a stage beside a bare loop and the published form, interleaved: medians with spread.
+r"""Measure a stage beside a bare loop and the published form, interleaved: medians with spread.
 
 Here (quick=true for a smoke run; videos=DIR for your own instead of synthetic ones):
     python jobs/benchmark.py stage=prepare num_clips=600 "out='outputs/benchmark'"

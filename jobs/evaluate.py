@@ -1,4 +1,4 @@
-"""Score a checkpoint: J and F with the true, a silent and another clip's sound, and a report.
+r"""Score a checkpoint: J and F with the true, a silent and another clip's sound, and a report.
 
 Here:
     python jobs/evaluate.py checkpoint=RUN data.prepared=DIR split=test out=DIR

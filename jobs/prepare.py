@@ -1,4 +1,4 @@
-"""Prepare videos or an AVSBench folder: Parquet clip rows, rejects and a manifest.
+r"""Prepare videos or an AVSBench folder: Parquet clip rows, rejects and a manifest.
 
 Here:
     python jobs/prepare.py data=s4 data.root=DIR out=DIR

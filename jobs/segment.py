@@ -1,4 +1,4 @@
-"""Segment a video, a folder or an s3:// prefix: masks, indexed PNGs and overlays with sound.
+r"""Segment a video, a folder or an s3:// prefix: masks, indexed PNGs and overlays with sound.
 
 Here:
     python jobs/segment.py checkpoint=RUN input=VIDEO out=DIR "outputs=[rle_json,png,overlay]"

@@ -1,4 +1,4 @@
-"""Serve a checkpoint over HTTP until Ctrl-C: POST /v1/segment, GET /healthz, GET /readyz.
+r"""Serve a checkpoint over HTTP until Ctrl-C: POST /v1/segment, GET /healthz, GET /readyz.
 
 Here:
     python jobs/serve.py checkpoint=RUN host=127.0.0.1 port=8000

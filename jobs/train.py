@@ -1,4 +1,4 @@
-"""Train a segmentation model on prepared clips; the same command resumes a run that was killed.
+r"""Train a segmentation model on prepared clips; the same command resumes a run that was killed.
 
 Here:
     python jobs/train.py model=tpavi model.audio_weights=vggish.pth data.prepared=DIR out=DIR

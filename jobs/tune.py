@@ -1,4 +1,4 @@
-"""Search fusion hyperparameters: the best trial as a YAML for jobs/train.py, and its checkpoint.
+r"""Search fusion hyperparameters: the best trial as a YAML for jobs/train.py, and its checkpoint.
 
 Here:
     python jobs/tune.py data.prepared=DIR out=DIR search.num_trials=8
