@@ -6,16 +6,13 @@ import enum
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import overload
-
-import numpy as np
 
 from avs.inference.track import MaskTrack
 from avs.media.masks import write_indexed_png
-from avs.media.render import write_overlay
+from avs.media.sandbox import draw_track
 
 __all__ = ["OutputKind", "folder_name", "write_outputs"]
 
@@ -47,10 +44,10 @@ def write_outputs(
             names.append(name)
     if OutputKind.OVERLAY in kinds:
         names.append("overlay.mp4")
-        times = [m.time_s for m in track.masks]
-        write_overlay(
-            video_path, folder / "overlay.mp4", masks=_LazyMasks(track), mask_time_s=times
-        )
+        with tempfile.TemporaryDirectory(prefix="avs-") as scratch:
+            masks = Path(scratch) / "masks.json"
+            masks.write_text(json.dumps(track.to_json(), ensure_ascii=False))
+            draw_track(video_path, track=str(masks), target=str(folder / "overlay.mp4"))
     return names
 
 
@@ -72,23 +69,3 @@ def _escape(part: str) -> str:
         digest = hashlib.sha256(part.encode("utf-8", "surrogateescape")).hexdigest()[:12]
         safe = safe.encode()[: _MAX_NAME_BYTES - 16].decode(errors="ignore") + f"%{digest}"
     return safe or "%"  # no other part gives this: a "%" of its own becomes %25
-
-
-class _LazyMasks(Sequence[np.ndarray]):
-    """The masks of a track, decoded when asked for; consecutive frames ask for the same one."""
-
-    def __init__(self, track: MaskTrack) -> None:
-        self._count = len(track)
-        self._mask = lru_cache(maxsize=2)(track.mask)
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(index, slice):
-            return [self._mask(i) for i in range(*index.indices(self._count))]
-        return self._mask(index)

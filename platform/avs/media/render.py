@@ -7,10 +7,13 @@ codec, which is lossless and keeps it in step; other codecs become AAC.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import overload
 
 import av
 import numpy as np
@@ -18,6 +21,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from avs.errors import MediaError
+from avs.media.coco import parse_track
 from avs.media.containers import DECODER_ERRORS, decoder_reason, open_container
 from avs.media.frames import resize_frames
 from avs.media.masks import resize_mask, voc_palette
@@ -32,7 +36,7 @@ from avs.media.probing import find_sound_stream, find_video_stream, probe
 from avs.media.pyav_reader import upright
 from avs.media.sampling import SAMPLE_OFFSET_S
 
-__all__ = ["blend_mask", "mask_palette", "write_overlay"]
+__all__ = ["blend_mask", "draw_track", "mask_palette", "write_overlay"]
 
 _ACCENT = (255, 90, 30)
 _EPSILON_S = 1e-3
@@ -107,12 +111,14 @@ def write_overlay(
     if len(masks) != len(mask_time_s):
         raise ValueError(f"{len(masks)} masks but {len(mask_time_s)} times")
     info = probe(video_path)
-    num_classes = 1 + max((int(mask.max(initial=0)) for mask in masks), default=0)
+    if palette is None:
+        highest = max((int(mask.max(initial=0)) for mask in masks), default=0)
+        palette = mask_palette(1 + highest)
     painter = _Painter(
         masks=masks,
         from_s=np.asarray(mask_time_s, np.float64) - hold_before_s,
         opacity=opacity,
-        palette=mask_palette(num_classes) if palette is None else palette,
+        palette=palette,
         size_px=(info.height_px, info.width_px),
     )
     target = Path(out_path)
@@ -131,6 +137,44 @@ def write_overlay(
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def draw_track(path: str | os.PathLike[str], *, track: str, target: str) -> int:
+    """:func:`write_overlay` with the masks of a ``masks.json``; returns how many there are.
+
+    All by path, so that it can be done in the decoder child. Raises MediaError.
+    """
+    plain = json.loads(Path(track).read_bytes())
+    masks = parse_track(plain, video=str(path))
+    names = [str(name) for name in plain["classes"]]
+    write_overlay(
+        path,
+        target,
+        masks=_LazyMasks(len(masks), lambda index: masks[index].dense(names.index)),
+        mask_time_s=[mask.time_s for mask in masks],
+        palette=mask_palette(len(names)),
+    )
+    return len(masks)
+
+
+class _LazyMasks(Sequence[NDArray[np.uint8]]):
+    """Masks that are drawn when asked for; consecutive frames ask for the same one."""
+
+    def __init__(self, count: int, draw: Callable[[int], NDArray[np.uint8]]) -> None:
+        self._count = count
+        self._mask = lru_cache(maxsize=2)(draw)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[np.uint8]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        if isinstance(index, slice):
+            return [self._mask(i) for i in range(*index.indices(self._count))]
+        return self._mask(index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,8 +1,9 @@
 """Decoding in a child process, so that a hostile or broken file harms no one else.
 
-The functions are those of :mod:`avs.media.video` and :mod:`avs.media.audio`, with the same results
-and messages; a caller switches by its import. One child for every calling process is started at
-the first call and kept. It has no network, no credentials, little memory and a deadline. A file on
+The functions are those of :mod:`avs.media.video`, :mod:`avs.media.audio` and
+:mod:`avs.media.render`, with the same results and messages; a caller switches by its import. One
+child for every calling process is started at the first call and kept, and another for drawing,
+which may write files. It has no network, no credentials, little memory and a deadline. A file on
 which it crashes or hangs becomes a MediaError, and the next call finds a fresh decoder. Calls from
 several threads queue.
 """
@@ -22,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from avs.errors import MediaError
-from avs.media import audio, video
+from avs.media import audio, render, video
 from avs.media.sandbox_child import CALLS
 from avs.media.sandbox_limits import DecoderGoneError, SandboxLimits, SandboxState
 from avs.media.sandbox_process import DecoderProcess
@@ -34,6 +35,7 @@ __all__ = [
     "SandboxState",
     "decode_video",
     "decoder_busy_s",
+    "draw_track",
     "probe",
     "read_audio",
     "read_sound_track",
@@ -159,20 +161,23 @@ def _size_bytes(path: str) -> int:
         return 0  # the decoder says what is wrong with it
 
 
-_default = Sandbox()  # starts nothing yet
+# They start nothing yet. The second may write files, and drawing takes longer than reading.
+_default = Sandbox()
+_drawing = Sandbox(SandboxLimits(file_bytes=1 << 36, deadline_s=300.0, slowest_bytes_per_s=10_000))
 
 
-def _in_child(function: Callable[P, R]) -> Callable[P, R]:
-    """``function`` in the child of this process; keeps this module's name, for pickle."""
+def _in_child(function: Callable[P, R], sandbox: Sandbox = _default) -> Callable[P, R]:
+    """``function`` in a child of this process; keeps this module's name, for pickle."""
 
     @functools.wraps(function, assigned=("__doc__", "__name__", "__qualname__"))
     def call(*args: P.args, **options: P.kwargs) -> R:
-        return _default.call(function, *args, **options)
+        return sandbox.call(function, *args, **options)
 
     return call
 
 
 decode_video = _in_child(video.decode_video)
+draw_track = _in_child(render.draw_track, _drawing)
 probe = _in_child(video.probe)
 read_audio = _in_child(audio.read_audio)
 read_sound_track = _in_child(audio.read_sound_track)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from avs.errors import MediaError
 from avs.media.audio import read_audio, read_sound_track
 from avs.media.decord_reader import import_decord
+from avs.media.render import draw_track
 from avs.media.resampling import resample
 from avs.media.sandbox_confine import (
     allow_cpu_s,
@@ -45,6 +46,7 @@ __all__ = ["CALLS", "main"]
 
 CALLS: dict[str, Callable[..., Any]] = {
     "decode_video": decode_video,
+    "draw_track": draw_track,
     "probe": probe,
     "read_audio": read_audio,
     "read_sound_track": read_sound_track,

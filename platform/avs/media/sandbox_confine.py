@@ -109,8 +109,8 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def limit_resources(*, memory_bytes: int, open_files: int) -> None:
-    """Bound memory beyond what is taken now, and open files; write no file and no core dump.
+def limit_resources(*, memory_bytes: int, open_files: int, file_bytes: int) -> None:
+    """Bound memory beyond what is taken now, open files and each written one; no core dump.
 
     The limit is on writable private memory, which is what decoders take. Address space has twice
     as much, since threads reserve far more of it than they use. Where memory runs out nevertheless,
@@ -124,7 +124,7 @@ def limit_resources(*, memory_bytes: int, open_files: int) -> None:
         (resource.RLIMIT_DATA, data_bytes + memory_bytes),
         (resource.RLIMIT_AS, mapped_bytes + 2 * memory_bytes),
         (resource.RLIMIT_NOFILE, open_files),
-        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_CORE, 0),
     ):
         hard = resource.getrlimit(kind)[1]

@@ -17,18 +17,20 @@ class SandboxLimits:
 
     A call may take ``deadline_s``, and one second more for every ``slowest_bytes_per_s`` of the
     file, so that hours of video have time. ``memory_bytes`` come on top of the imported libraries
-    and also bound a result. After ``max_calls`` a new decoder takes over: the decoders leak.
+    and also bound a result. ``file_bytes`` bounds each file that it writes. After ``max_calls`` a
+    new decoder takes over: the decoders leak.
     """
 
     memory_bytes: int = 4 << 30
     deadline_s: float = 60.0
     slowest_bytes_per_s: int = 250_000
     open_files: int = 64
+    file_bytes: int = 0
     max_calls: int = 200
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if getattr(self, name) <= 0:
+            if getattr(self, name) <= 0 and name != "file_bytes":
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
     def file_deadline_s(self, size_bytes: int) -> float:

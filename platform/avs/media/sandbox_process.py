@@ -132,6 +132,7 @@ class DecoderProcess:
         limits = {
             "memory_bytes": self._limits.memory_bytes,
             "open_files": self._limits.open_files,
+            "file_bytes": self._limits.file_bytes,
         }
         ours, theirs = socket.socketpair()
         with theirs:

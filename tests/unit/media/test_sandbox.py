@@ -22,7 +22,7 @@ import pytest
 from media_clips import numbered_frames
 
 from avs.errors import DecoderError, MediaError
-from avs.media import audio, probing, sandbox, video
+from avs.media import audio, probing, render, sandbox, video
 from avs.media.encoding import write_mp4
 from avs.media.sandbox import Sandbox, SandboxLimits, SandboxState
 from avs.media.video import DecodedVideo, Sampling
@@ -175,7 +175,13 @@ def test_a_video_without_sound_has_none(box: Sandbox, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(video, "decode_video"), (video, "probe"), (audio, "read_audio"), (audio, "read_sound_track")],
+    [
+        (video, "decode_video"),
+        (video, "probe"),
+        (audio, "read_audio"),
+        (audio, "read_sound_track"),
+        (render, "draw_track"),
+    ],
 )
 def test_functions_stand_in_for_the_direct_ones(module: object, name: str) -> None:
     direct, ours = getattr(module, name), getattr(sandbox, name)
@@ -184,10 +190,21 @@ def test_functions_stand_in_for_the_direct_ones(module: object, name: str) -> No
     assert ours is not direct
 
 
+def test_only_the_drawing_child_may_write_files(clip: Path, tmp_path: Path, box: Sandbox) -> None:
+    track = tmp_path / "masks.json"
+    track.write_text('{"height": 48, "width": 64, "classes": ["background", "x"], "masks": []}')
+    target = tmp_path / "overlay.mp4"
+    with pytest.raises(MediaError):
+        box.call(render.draw_track, clip, track=str(track), target=str(target))
+    assert not target.exists()
+    assert sandbox.draw_track(clip, track=str(track), target=str(target)) == 0
+    assert video.probe(target).duration_s == pytest.approx(video.probe(clip).duration_s, abs=0.1)
+
+
 def test_wrong_arguments_are_told_before_any_decoder(box: Sandbox, clip: Path) -> None:
     with pytest.raises(TypeError, match="size"):
         box.call(video.decode_video, clip, size=3)
-    with pytest.raises(ValueError, match="is none of decode_video, probe"):
+    with pytest.raises(ValueError, match="is none of decode_video, draw_track"):
         box.call(probing.read_track, clip)
 
 

@@ -182,7 +182,7 @@ def test_processor_time_and_files_are_limited(tmp_path: Path) -> None:
     script = (
         "import runpy, sys\n"
         "confine = runpy.run_path(sys.argv[1])\n"
-        "confine['limit_resources'](memory_bytes=1 << 30, open_files=16)\n"
+        "confine['limit_resources'](memory_bytes=1 << 30, open_files=16, file_bytes=0)\n"
         "try:\n"
         "    with open(sys.argv[2], 'w') as file: file.write('x')\n"
         "except OSError as error: print(error.strerror, flush=True)\n"
