@@ -101,7 +101,8 @@ def _explain_unknown_key(key: str, schema: type[Any], arguments: Sequence[str]) 
             break
         known = [f.name for f in dataclasses.fields(node)]
         if part not in known:
-            return _unknown_part(key, value, ".".join(done), part, known)
+            deeper = _keys_named(part, schema) if not done else []
+            return _unknown_part(key, value, ".".join(done), part, known, deeper)
         done.append(part)
         node = _without_none(typing.get_type_hints(node)[part])
     if ".".join(done) == key or typing.get_origin(node) is dict:
@@ -115,8 +116,22 @@ def _type_of(key: str, schema: type[Any]) -> Any:
     return typing.get_type_hints(schema).get(key)
 
 
-def _unknown_part(key: str, value: str, parent: str, part: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(part, known, n=1)
+def _keys_named(name: str, schema: type[Any], prefix: str = "") -> list[str]:
+    """Dotted keys of the sections below ``schema`` that end with ``name``."""
+    found = []
+    for key, hint in typing.get_type_hints(schema).items():
+        kind = _without_none(hint)
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            found += _keys_named(name, kind, f"{prefix}{key}.")
+        elif key == name and prefix:
+            found.append(prefix + key)
+    return found
+
+
+def _unknown_part(
+    key: str, value: str, parent: str, part: str, known: list[str], deeper: list[str]
+) -> str:
+    near = deeper or difflib.get_close_matches(part, known, n=1)
     prefix = f"{parent}." if parent else ""
     hint = f" Did you mean {prefix}{near[0]}?" if near else ""
     where = f"under {parent}" if parent else "here"

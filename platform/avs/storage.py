@@ -23,7 +23,13 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from avs.errors import DataError
-from avs.storage_local import create_whole, move_whole, temporary_name, write_whole
+from avs.storage_local import (
+    create_whole,
+    move_whole,
+    temporary_name,
+    walk_files,
+    write_whole,
+)
 from avs.storage_remote import RangeReader, RemoteFiles, refuse_credentials
 
 __all__ = [
@@ -98,22 +104,26 @@ def make_folder(uri: str) -> None:
 
 
 def list_files(uri: str) -> list[FileInfo]:
-    """All files below ``uri``, sorted by path; hidden temporary files are left out."""
-    _, fs, path = _open(uri)
-    fs.invalidate_cache()
-    found = fs.find(path, detail=True)
-    infos = [
-        FileInfo(os.path.relpath(name, path), int(info["size"] or 0), _version(info))
-        for name, info in found.items()
-        if not name.endswith(".tmp") and not _is_marker(info)
-    ]
-    return sorted(infos, key=lambda info: info.path)
+    """All files below ``uri``, sorted by path, links followed; temporary files are left out."""
+    scheme, fs, path = _open(uri)
+    if scheme == "file":
+        infos = [FileInfo(n, st.st_size, _local_version(st)) for n, st in walk_files(path)]
+    else:
+        infos = [
+            FileInfo(os.path.relpath(name, path), int(info["size"] or 0), _version(info))
+            for name, info in fs.find(path, detail=True).items()
+            if not _is_marker(info)
+        ]
+    return sorted((i for i in infos if not i.path.endswith(".tmp")), key=lambda info: info.path)
 
 
 def file_version(uri: str) -> tuple[int, str]:
     """Size in bytes and etag (S3) or modification time in ns (local) of one file."""
-    _, fs, path = _open(uri)
+    scheme, fs, path = _open(uri)
     try:
+        if scheme == "file":
+            status = Path(path).stat()
+            return status.st_size, _local_version(status)
         info = fs.info(path)
     except FileNotFoundError:
         raise DataError(f"{uri} does not exist.") from None
@@ -257,7 +267,9 @@ def _is_marker(info: dict[str, Any]) -> bool:
     return str(info.get("Key", "")).endswith("/")
 
 
+def _local_version(status: os.stat_result) -> str:
+    return str(int(status.st_mtime * 1e9))
+
+
 def _version(info: dict[str, Any]) -> str:
-    if "ETag" in info:
-        return str(info["ETag"]).strip('"')
-    return str(int(float(info.get("mtime", 0)) * 1e9))
+    return str(info.get("ETag", "")).strip('"')

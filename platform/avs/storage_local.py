@@ -5,15 +5,42 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["create_whole", "move_whole", "temporary_name", "write_whole"]
+__all__ = ["create_whole", "move_whole", "temporary_name", "walk_files", "write_whole"]
 
 
 def temporary_name(path: str | Path) -> Path:
     """A hidden name beside ``path`` that no listing takes for a finished file."""
     final = Path(path)
     return final.with_name(f".{final.name[:80]}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def walk_files(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Path relative to ``path`` and status of each file below it (of a file itself: ".").
+
+    Links are followed, but for those that lead nowhere or back to a folder that they lie in.
+    """
+    if Path(path).is_file():
+        yield ".", Path(path).stat()
+    elif Path(path).is_dir():
+        yield from _walk(path, "", ())
+
+
+def _walk(
+    folder: str, prefix: str, above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, os.stat_result]]:
+    own = Path(folder).stat()
+    if (own.st_dev, own.st_ino) in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                inside = (*above, (own.st_dev, own.st_ino))
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", inside)
+            elif entry.is_file():
+                yield prefix + entry.name, entry.stat()
 
 
 def write_whole(path: str, data: bytes) -> None:

@@ -7,11 +7,12 @@
     labels.csv                  optional: video, split, categories (joined by ";"), source
     label2idx.json              optional: class names in order, background first; else two classes
 
-Frames are sampled one a second as for unlabelled videos; a mask labels the sampled frame nearest to
-it when that is at most half a second away. Of a video with several kinds of masks, pictures are
-taken before JSON: they are what people correct. A video without a split gets one from the hash of
-its source (the ``source`` column, else its name) and ``data.split_seed``, 80 / 10 / 10: adding
-videos moves no other. Videos without masks and masks without a video are left out, with a note.
+One frame a second is sampled: the one shown at the time of the mask in that second, so a mask and
+its picture belong together; of several masks in a second one is used. Of a video with several kinds
+of masks, pictures are taken before JSON: they are what people correct. A video without a split gets
+one from the hash of its source (the ``source`` column, else its name) and ``data.split_seed``,
+80 / 10 / 10: adding videos moves no other. Videos without masks and masks without a video are left
+out, with a note.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = ["labelled_class_names", "list_labelled", "seeded_split"]
 
 _SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))
 _BINARY = ("background", "sounding")
+_OF_PLATFORM = ("report.json", "commit.json")  # which it writes beside masks
 
 
 @dataclass(slots=True)
@@ -86,9 +88,18 @@ def list_labelled(config: DataConfig) -> list[ClipSource]:
     if not clips:
         raise DataError(f"{tree.uri('masks')} has no mask for any of the {len(videos)} videos.")
     clips += [_absent(tree, video, row) for video, row in labels.items() if video not in videos]
-    notes = _left_out(videos, masks, orphans)
+    notes = [*_left_out(videos, masks, orphans), *_empty_splits(clips, labels)]
     clips[0] = replace(clips[0], notes=(*clips[0].notes, *notes))
     return list(mark_repeated(clips))
+
+
+def _empty_splits(clips: list[ClipSource], labels: dict[str, dict[str, str]]) -> list[str]:
+    """A hash deals a handful of videos unevenly: say which split got none."""
+    if len(clips) < len(_SHARES) or (labels and all(r.get("split") for r in labels.values())):
+        return []
+    empty = [split for split, _ in _SHARES if split not in {clip.split for clip in clips}]
+    cure = "give a split in labels.csv, or another data.split_seed"
+    return [f"no video fell to {' and '.join(empty)}: {cure}"] if empty else []
 
 
 def _videos(tree: Tree) -> list[str]:
@@ -106,6 +117,8 @@ def _masks_by_video(tree: Tree, videos: list[str]) -> tuple[dict[str, _Masks], s
         if not path.startswith("masks/") or not path.lower().endswith((".png", ".json")):
             continue
         below = PurePosixPath(path).relative_to("masks")
+        if below.name in _OF_PLATFORM:
+            continue
         video = next((by_name[n] for n in _possible_names(below) if n in by_name), None)
         if video is None:
             orphans.add(str(below if len(below.parts) == 1 else below.parent))

@@ -8,7 +8,7 @@ window that ends with the video.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,10 +53,12 @@ def decode_pieces(
     size_px: tuple[int, int] | None,
     max_duration_s: float | None = None,
     with_audio: bool = True,
+    at_s: Callable[[int], float] | None = None,
 ) -> Iterator[DecodedVideo]:
     """One frame a second of a video, up to PIECE_S of them at a time; together they are the whole.
 
-    Raises MediaError, also after some pieces: a damaged file shows where it is damaged.
+    ``at_s`` gives the time within each second of which the frame is taken. Raises MediaError, also
+    after some pieces: a damaged file shows where it is damaged.
     """
     start = 0
     while True:
@@ -69,6 +71,7 @@ def decode_pieces(
             start_s=float(start),
             max_duration_s=max_duration_s,
             with_audio=with_audio,
+            times_s=at_s and tuple(at_s(start + k) for k in range(PIECE_S + 1)),
         )
         if len(video.frames) <= PIECE_S:
             yield video

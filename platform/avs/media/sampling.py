@@ -41,7 +41,8 @@ class Sampling(enum.Enum):
 class SamplePlan:
     """Samples to take: at most (OFFICIAL: exactly) ``num_frames``, None = to the end.
 
-    With TIME, second 0 is at ``start_s`` of the video.
+    With TIME, second 0 is at ``start_s`` of the video, and ``times_s`` may give another time within
+    each second than 15/16 of it.
     """
 
     sampling: Sampling
@@ -50,6 +51,12 @@ class SamplePlan:
     max_duration_s: float
     fps: float
     start_s: float = 0.0
+    times_s: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for k, time_s in enumerate(self.times_s or ()):
+            if not 0 <= time_s - self.start_s - k < 1:
+                raise ValueError(f"times_s[{k}]={time_s} is not in second {self.start_s + k:g}")
 
     def index(self, k: int) -> int:
         """Source frame of second k by AVSBench's rule."""
@@ -57,7 +64,9 @@ class SamplePlan:
         return int(k * fps + SAMPLE_OFFSET_S * fps)
 
     def at_s(self, k: int) -> float:
-        """Time in the video that second k stands for, by the time rule."""
+        """Time in the video of the frame that stands for second k, by the time rule."""
+        if self.times_s is not None and k < len(self.times_s):
+            return self.times_s[k]
         return self.start_s + k + SAMPLE_OFFSET_S
 
     def is_past(self, k: int, index: int, time_s: float) -> bool:

@@ -65,6 +65,7 @@ def decode_video(
     sampling: Sampling,
     num_frames: int | None = None,
     start_s: float = 0.0,
+    times_s: tuple[float, ...] | None = None,
     max_duration_s: float | None = None,
     with_audio: bool = True,
 ) -> DecodedVideo:
@@ -74,7 +75,8 @@ def decode_video(
     int(k fps + 15/16 fps), fps rounded, for k < ``num_frames``, the last frame where there is none
     (``num_frames`` None: as many as there are); frame_time_s is index / fps. TIME takes the frame
     shown at start_s + k + 15/16 s, at most ``num_frames``; N = max(1, floor(duration_s - start_s +
-    1/16)) and frame_time_s is that time, or the time of the last frame if a clip is shorter.
+    1/16)) and frame_time_s is that time, or the time of the last frame if a clip is shorter;
+    ``times_s`` gives other times of the video, one within each second from ``start_s`` on.
     ``samples`` begin at ``start_s`` and are at most one second longer than the frames asked for,
     None without a sound track or with ``with_audio=False``. Raises MediaError: no video, damaged,
     longer than ``max_duration_s``, or over before ``start_s``.
@@ -93,6 +95,7 @@ def decode_video(
         max_duration_s=limit_s,
         fps=track.fps,
         start_s=start_s,
+        times_s=times_s,
     )
     sampled, decoder = _read_frames(path, plan, track)
     if sampled.end_s is not None:

@@ -112,7 +112,7 @@ def _clip(
     masks = read_masks(
         source,
         fit_of(spec, source.split, config.image_size_px),
-        frame_time_s=media.frame_time_s,
+        seconds=range(len(media.frames)),
         native_px=media.native_px,
     )
     sound = clip_sound(source, config, spec, media.samples, warnings)
@@ -150,20 +150,21 @@ def _windows(
 
     with storage.local_copy(source.video) as path:
         pieces = decode_pieces(
-            path, size_px=fit.size_px, with_audio=uses_video_sound(source, config)
+            path,
+            size_px=fit.size_px,
+            with_audio=uses_video_sound(source, config),
+            at_s=timed.at_s if len(timed) else None,
         )
         for seen in media_windows(map(part, pieces), window_frames=config.num_frames):
             # Frames that an earlier window shows too have their mask there.
-            new_time_s = seen.frame_time_s[list(seen.window.new)]
-            masks = read_masks(
-                source, fit, frame_time_s=new_time_s, native_px=native_px, timed=timed
-            )
+            seconds = [seen.window.indices[position] for position in seen.window.new]
+            masks = read_masks(source, fit, seconds=seconds, native_px=native_px, timed=timed)
             if masks.valid.any() or not len(timed):
                 num_rows += 1
                 yield _window_clip(source, config, seen, masks, native_px)
     warnings += timed.warnings(source.clip_id)
     if not num_rows:
-        raise MediaError(f"{source.source.uri} has no mask within half a second of a sampled frame")
+        raise MediaError(f"{source.source.uri} has no mask within its whole seconds")
 
 
 def _window_clip(

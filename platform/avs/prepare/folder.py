@@ -25,7 +25,7 @@ from avs.prepare.sheet import SHEET, contact_sheet
 from avs.prepare.statistics import merge_statistics
 from avs.schema import SCHEMA_VERSION, ClipFormat
 
-__all__ = ["PLAN", "check_folder", "claim_folder", "clear_folder", "finish_folder"]
+__all__ = ["PLAN", "check_folder", "claim_folder", "clear_folder", "finish_folder", "write_rejects"]
 
 PLAN = "_plan.json"
 
@@ -127,6 +127,12 @@ def finish_folder(
         check()
 
     return issue_manifest(out, manifest, before=write_others)
+
+
+def write_rejects(out: str, records: Sequence[ShardRecord]) -> None:
+    """Write the table of rejects alone, for a run that ends without a manifest."""
+    table = reject_table([reject for record in records for reject in record.rejects])
+    storage.write_bytes(storage.join(out, REJECTS), table)
 
 
 def _strays(out: str, folder: str, names: set[str]) -> list[str]:

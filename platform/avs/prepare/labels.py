@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +16,17 @@ from avs.errors import MediaError
 from avs.media.coco import TrackMask, parse_track, read_segmentation
 from avs.media.frames import read_image
 from avs.media.masks import read_index_mask, read_mask, rgb_to_index
+from avs.media.sampling import SAMPLE_OFFSET_S
 from avs.prepare.fitting import Fit
 from avs.schema import IGNORE_INDEX
 
 __all__ = ["ClipMasks", "TimedMasks", "read_masks"]
 
 OFFICIAL_MASK_PX = (224, 224)
-# Frames are one a second: a mask further than half a second from one belongs to none.
-_MAX_DISTANCE_S = 0.5
 
 _Mask = NDArray[np.uint8]
 _Named = tuple[str, Callable[[], _Mask]]
+_Timed = tuple[float, str, Callable[[], _Mask]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,18 +41,18 @@ def read_masks(
     source: ClipSource,
     fit: Fit,
     *,
-    frame_time_s: NDArray[np.float64],
+    seconds: Sequence[int],
     native_px: tuple[int, int],
     timed: TimedMasks | None = None,
 ) -> ClipMasks:
     """The masks of N frames; ``fit`` brings those of the picture's size to the network's.
 
-    Mask k belongs to frame k, or with ``timed`` to the frame of its time. Raises MediaError: a mask
-    that cannot be read, of a size that is neither the picture's nor the official 224 x 224, or with
-    a class that the data set has not.
+    Mask k belongs to frame k, or with ``timed`` to the frame of its second. Raises MediaError: a
+    mask that cannot be read, of a size that is neither the picture's nor the official 224 x 224, or
+    with a class that the data set has not.
     """
-    count = len(frame_time_s)
-    named = _numbered(source, native_px) if timed is None else timed.of(frame_time_s)
+    count = len(seconds)
+    named = _numbered(source, native_px) if timed is None else timed.of(seconds)
     masks = np.zeros((count, *fit.size_px), np.uint8)
     official_px = native_px if fit.crop else OFFICIAL_MASK_PX  # cropping needs the same geometry
     valid = np.zeros(count, np.bool_)
@@ -71,40 +71,58 @@ def read_masks(
 
 
 class TimedMasks:
-    """The masks of a video that belong to times; nothing but a track is read before they are used.
+    """The masks of a video that belong to times, one for each second that has any.
 
-    Asked for the frames of a video part by part, it knows in the end which masks no frame was near.
+    Nothing but a track is read before they are used. Asked for the seconds of a video part by part,
+    it knows in the end which masks were not.
     """
 
     def __init__(self, source: ClipSource) -> None:
-        self._masks = _timed(source)
-        self._far = dict.fromkeys(range(len(self._masks)))
+        self._of_second: dict[int, _Timed] = {}
+        self._surplus: list[float] = []
+        for timed in sorted(_timed(source), key=lambda m: m[0]):
+            second = int(timed[0])
+            other = self._of_second.get(second)
+            if other is not None:
+                # one frame a second is sampled: the one nearest to where others are sampled too
+                timed, other = sorted((timed, other), key=_from_usual)
+                self._surplus.append(other[0])
+            self._of_second[second] = timed
+        self._unused = dict.fromkeys(self._of_second)
 
     def __len__(self) -> int:
-        return len(self._masks)
+        return len(self._of_second)
 
-    def of(self, frame_time_s: NDArray[np.float64]) -> dict[int, _Named]:
-        """For each frame that has one near enough, the nearest mask."""
-        chosen: dict[int, int] = {}
-        for i, (time_s, _, _) in enumerate(self._masks):
-            distance = np.abs(frame_time_s - time_s)
-            k = int(distance.argmin())
-            if distance[k] > _MAX_DISTANCE_S:
-                continue
-            self._far.pop(i, None)
-            if k not in chosen or distance[k] < abs(frame_time_s[k] - self._masks[chosen[k]][0]):
-                chosen[k] = i
-        return {k: self._masks[i][1:] for k, i in chosen.items()}
+    def at_s(self, second: int) -> float:
+        """When to sample a second: at the time of its mask."""
+        timed = self._of_second.get(second)
+        return second + SAMPLE_OFFSET_S if timed is None else timed[0]
+
+    def of(self, seconds: Sequence[int]) -> dict[int, _Named]:
+        """Name and reader of the mask of each of these seconds that has one, by position."""
+        named = {}
+        for position, second in enumerate(seconds):
+            if second in self._of_second:
+                self._unused.pop(second, None)
+                named[position] = self._of_second[second][1:]
+        return named
 
     def warnings(self, name: str) -> list[str]:
         """What to say of the video ``name`` after its last part."""
-        if not self._far:
-            return []
-        first_s = self._masks[next(iter(self._far))][0]
-        return [
-            f"{name}: {len(self._far)} masks lie more than {_MAX_DISTANCE_S} s from every sampled "
-            f"frame and are left out, first the one at {first_s:g} s"
-        ]
+        late = [self._of_second[second][0] for second in self._unused]
+        told = []
+        for times_s, why in (
+            (late, "lie after its last whole second"),
+            (sorted(self._surplus), "share a second with another, and one a second is used"),
+        ):
+            if times_s:
+                first = f"first the one at {times_s[0]:g} s"
+                told.append(f"{name}: masks that {why}: {len(times_s)}, {first}")
+        return told
+
+
+def _from_usual(timed: _Timed) -> float:
+    return abs(timed[0] % 1 - SAMPLE_OFFSET_S)
 
 
 def _numbered(source: ClipSource, native_px: tuple[int, int]) -> dict[int, _Named]:
@@ -115,7 +133,7 @@ def _numbered(source: ClipSource, native_px: tuple[int, int]) -> dict[int, _Name
     return {k: (uri, _reader(source, uri)) for k, uri in named.items()}
 
 
-def _timed(source: ClipSource) -> list[tuple[float, str, Callable[[], _Mask]]]:
+def _timed(source: ClipSource) -> list[_Timed]:
     """Time, name and reader of each mask: a track, whose masks pictures beside it replace."""
     uris = [uri for uri in source.masks if uri is not None]
     if source.mask_track is None:

@@ -44,13 +44,24 @@ def common_messages(messages: Iterable[tuple[str, str]]) -> list[tuple[str, int]
     """Messages counted by kind, most frequent first.
 
     ``messages``: (URI or id that a message is about, message). Messages that differ only in paths
-    and numbers are of one kind, told with "..." and N for these; a single one is told as it is.
+    and numbers are of one kind, told with "..." and N for these and the first one whole; a single
+    one is told as it is.
     """
     kinds: dict[str, list[str]] = defaultdict(list)
     for about, text in messages:
         bare = _PATH.sub("...", text.replace(about, "..."))
         kinds[_NUMBER.sub("N", bare)].append(text)
-    told = [(kind if len(same) > 1 else same[0], len(same)) for kind, same in kinds.items()]
+    told = [
+        (
+            kind
+            if kind == same[0]
+            else same[0]
+            if len(same) == 1
+            else f"{kind} (first: {same[0]})",
+            len(same),
+        )
+        for kind, same in kinds.items()
+    ]
     return sorted(told, key=lambda item: (-item[1], item[0]))
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from avs import storage
 from avs.datasets import DataConfig, metadata_notes
+from avs.errors import DataError
 from avs.lease import Lease
 from avs.prepare.config import PrepareConfig
-from avs.prepare.folder import claim_folder, clear_folder, finish_folder
+from avs.prepare.folder import claim_folder, clear_folder, finish_folder, write_rejects
 from avs.prepare.leaks import content_leaks, report_leaks, source_leaks
 from avs.prepare.manifest import Manifest
 from avs.prepare.plan import Plan, ShardPlan, make_plan
@@ -32,7 +33,7 @@ __all__ = ["Execute", "run_prepare"]
 Execute = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 # Fewer clips say nothing about speed.
-_TABLE_FROM_CLIPS = 50
+_TABLE_FROM_CLIPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,12 @@ def run_prepare(
         lease.check()
         records = [done[shard.name] for shard in plan.shards]
         leaks += content_leaks(records)
-        warnings = [
-            *(f"{count} x {note}" for note, count in metadata_notes(plan.sources).items()),
-            *report_leaks(leaks, dataset=config.data.name, allow=config.allow_leaks),
-        ]
+        warnings = [f"{count} x {note}" for note, count in metadata_notes(plan.sources).items()]
+        try:
+            warnings += report_leaks(leaks, dataset=config.data.name, allow=config.allow_leaks)
+        except DataError:  # found after all decoding: what else was found is kept
+            write_rejects(out, records)
+            raise
         manifest = finish_folder(
             out, records, config, plan.form, warnings=warnings, check=lease.check
         )

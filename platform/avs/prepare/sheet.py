@@ -1,7 +1,7 @@
 """The contact sheet: a few clips of each split with their masks, to see at a glance what is wrong.
 
-Drawn with PIL alone. The clips are spread evenly over a split, so the same content gives the same
-picture.
+Drawn with PIL alone. The clips are spread evenly over the sources of a split, so the same content
+gives the same picture.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ __all__ = ["SHEET", "contact_sheet"]
 SHEET = "contact_sheet.png"
 _COLUMNS = ("clip_id", "frames", "masks", "mask_valid", "frame_valid")
 _CLIPS_PER_SPLIT = 6
+_LOOKED_AT_PER_SPLIT = 24  # a film of many rows would else fill the sheet
 _TILE_PX, _LINE_PX, _GAP_PX = 168, 18, 8
 _MAX_CHARS = 27
+_Place = tuple[ManifestShard, int]
 
 
 def contact_sheet(out: str, shards: Sequence[ManifestShard], *, num_classes: int) -> bytes:
@@ -43,8 +45,8 @@ def contact_sheet(out: str, shards: Sequence[ManifestShard], *, num_classes: int
         own = [shard for shard in shards if shard.split == split]
         top_px = _GAP_PX + number * row_px
         num_rows = sum(shard.num_rows for shard in own)
-        draw.text((_GAP_PX, top_px), f"{split}: {num_rows} clips", "black", font)
-        for column, (shard, row) in enumerate(_spread(own, num_rows)):
+        draw.text((_GAP_PX, top_px), f"{split}: {num_rows} rows", "black", font)
+        for column, (shard, row) in enumerate(_spread(out, own, num_rows)):
             (clip,) = read_rows(shard_uri(out, shard.name), [row], _COLUMNS)
             left_px = _GAP_PX + column * (_TILE_PX + _GAP_PX)
             sheet.paste(_tile(clip, palette), (left_px, top_px + _LINE_PX))
@@ -55,9 +57,24 @@ def contact_sheet(out: str, shards: Sequence[ManifestShard], *, num_classes: int
     return buffer.getvalue()
 
 
-def _spread(shards: Sequence[ManifestShard], num_rows: int) -> list[tuple[ManifestShard, int]]:
-    """Shard and row of clips evenly spread over one split."""
-    count = min(num_rows, _CLIPS_PER_SPLIT)
+def _spread(out: str, shards: Sequence[ManifestShard], num_rows: int) -> list[_Place]:
+    """Shard and row of clips evenly spread over one split, of different sources where there are."""
+    places = _evenly(shards, num_rows, count=_LOOKED_AT_PER_SPLIT)
+    of_source: dict[str, _Place] = {}
+    for shard, row in places:
+        (found,) = read_rows(shard_uri(out, shard.name), [row], ["source_uri"])
+        of_source.setdefault(found["source_uri"], (shard, row))
+    if len(of_source) < _CLIPS_PER_SPLIT:
+        places = _evenly(shards, num_rows, count=_CLIPS_PER_SPLIT)
+        chosen = [*of_source.values(), *(p for p in places if p not in of_source.values())]
+    else:
+        chosen = list(of_source.values())
+        chosen = [chosen[k * len(chosen) // _CLIPS_PER_SPLIT] for k in range(_CLIPS_PER_SPLIT)]
+    return chosen[:_CLIPS_PER_SPLIT]
+
+
+def _evenly(shards: Sequence[ManifestShard], num_rows: int, *, count: int) -> list[_Place]:
+    count = min(num_rows, count)
     wanted = [k * num_rows // count for k in range(count)]
     found, first = [], 0
     for shard in shards:

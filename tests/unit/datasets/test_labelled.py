@@ -16,6 +16,7 @@ from avs.errors import DataError, MediaError
 from avs.inference import MaskTrack
 from avs.inference.outputs import OutputKind, folder_name, write_outputs
 from avs.media.masks import resize_mask
+from avs.media.video import Sampling, decode_video
 from avs.prepare.clip import prepare_clip, prepare_rows
 from avs.schema import Clip
 
@@ -53,14 +54,20 @@ def root(tmp_path: Path, video: Path) -> Path:
     return tmp_path
 
 
-def test_a_mask_labels_the_frame_nearest_to_its_time(root: Path) -> None:
-    for name, value in (("0.9375", 1), ("2", 2), ("3.3", 3), ("4.4", 4), ("11.9375", 5)):
+def test_a_mask_labels_the_frame_that_is_shown_at_its_time(root: Path, video: Path) -> None:
+    for name, value in (("0.2", 1), ("1.9375", 2), ("2", 3), ("3.55", 4), ("11.9375", 5)):
         write_png(root / f"masks/a b/x/{name}.png", _mask(value))
     (source,) = _list(root)
     warnings: list[str] = []
     rows = list(prepare_rows(source, data_config("labelled", root), warnings))
     assert [r.clip_id for r in rows] == [f"labelled/videos/a b/x.mp4@{ms}" for ms in (0, 7000)]
-    # Frames lie at k + 15/16 s: 2 s belongs to the second, 3.3 to the third, 4.4 to the fourth.
+    assert rows[0].frame_time_s == pytest.approx([0.2, 1.9375, 2, 3.55, 4.9375])
+    shown = decode_video(
+        video, size_px=(SIZE_PX, SIZE_PX), sampling=Sampling.TIME, times_s=(0.2, 1.9375, 2.0, 3.55)
+    )
+    assert np.array_equal(rows[0].frames, shown.frames[:5])
+    usual = decode_video(video, size_px=(SIZE_PX, SIZE_PX), sampling=Sampling.TIME)
+    assert not np.array_equal(shown.frames[0], usual.frames[0])
     assert rows[0].mask_valid.tolist() == [True, True, True, True, False]
     assert rows[1].mask_valid.tolist() == [False] * 4 + [True]
     for k, value in enumerate((1, 2, 3, 4)):
@@ -70,28 +77,57 @@ def test_a_mask_labels_the_frame_nearest_to_its_time(root: Path) -> None:
     assert warnings == []
 
 
-def test_a_mask_far_from_every_frame_is_told(root: Path) -> None:
+def test_masks_that_no_frame_is_sampled_for_are_told(root: Path) -> None:
     for name in ("0", "0.9375", "99"):
         write_png(root / f"masks/a b/x/{name}.png", _mask(1))
     (source,) = _list(root)
     warnings: list[str] = []
     rows = list(prepare_rows(source, data_config("labelled", root), warnings))
     assert [int(r.mask_valid.sum()) for r in rows] == [1]
-    assert len(warnings) == 1
-    assert "2 masks lie more than 0.5 s from every sampled frame" in warnings[0]
-    for name in ("0.9375", "99"):
+    late, surplus = warnings
+    assert late.endswith("masks that lie after its last whole second: 1, first the one at 99 s")
+    assert (
+        "share a second with another, and one a second is used: 1, first the one at 0 s" in surplus
+    )
+    for name in ("0", "0.9375"):
         (root / f"masks/a b/x/{name}.png").unlink()
     (source,) = _list(root)
-    with pytest.raises(MediaError, match="no mask within half a second"):
+    with pytest.raises(MediaError, match="no mask within its whole seconds"):
         prepare_clip(source, data_config("labelled", root))
 
 
-def test_of_two_masks_for_one_frame_the_nearer_is_taken(root: Path) -> None:
-    for name, value in (("0.6", 1), ("0.9", 2), ("1.2", 3)):
+def test_of_several_masks_in_a_second_the_one_nearest_to_its_end_is_taken(root: Path) -> None:
+    for name, value in (("0.6", 1), ("0.9", 2), ("0.1", 4), ("1.2", 3)):
         write_png(root / f"masks/a b/x/{name}.png", _mask(value))
     (row,) = _rows(root)
-    assert row.mask_valid.tolist() == [True] + [False] * 4
+    assert row.mask_valid.tolist() == [True, True] + [False] * 3
+    assert row.frame_time_s[:2] == pytest.approx([0.9, 1.2])
     assert row.masks[0].mean() == pytest.approx(20 / 80, abs=0.02)
+
+
+def test_a_split_that_got_no_video_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"videos/{k}.mp4" for k in range(3)), *(f"masks/{k}/1.png" for k in range(3)))
+    (note,) = metadata_notes(_list(tmp_path))
+    assert "no video fell to" in note
+    labels = "video,split\n" + "".join(f"{k}.mp4,train\n" for k in range(3))
+    (tmp_path / "labels.csv").write_text(labels)
+    assert metadata_notes(_list(tmp_path)) == {}
+
+
+def test_what_the_platform_writes_beside_masks_is_no_mask(tmp_path: Path) -> None:
+    touch(tmp_path, "videos/x.mp4", "masks/x.mp4/png/000001.png", "masks/x.mp4/commit.json")
+    touch(tmp_path, "masks/report.json")
+    (clip,) = _list(tmp_path)
+    assert clip.mask_track is None
+    assert metadata_notes([clip]) == {}
+
+
+def test_a_linked_folder_is_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    write_png(root / "masks/a b/x/1.png", _mask(1))
+    other = tmp_path_factory.mktemp("linked")
+    (other / "videos").symlink_to(root / "videos")
+    (other / "masks").symlink_to(root / "masks")
+    assert [c.clip_id for c in _list(other)] == ["labelled/videos/a b/x.mp4"]
 
 
 def test_every_mask_is_in_one_row_where_windows_overlap(root: Path) -> None:

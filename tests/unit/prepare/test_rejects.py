@@ -47,7 +47,7 @@ def test_too_many_rejects_fail_the_run_after_everything_is_written(
     config = clips.config(tmp_path, max_reject_ratio=0.3)
     told = (
         r"3 of 9 clips were rejected \(33\.3%\), max_reject_ratio=0\.3 allows 30\.0%.*"
-        r"Most frequent: 2 x \.\.\. is broken; 1 x the video is missing"
+        r"Most frequent: 2 x \.\.\. is broken \(first: .*\); 1 x the video is missing"
     )
     with pytest.raises(RejectBudgetError, match=told) as caught:
         run(config)
@@ -138,10 +138,10 @@ def test_warnings_about_clips_are_counted_by_kind(clips: MadeUpSet, tmp_path: Pa
     manifest = run(clips.config(tmp_path), say=lines.append)
     assert manifest.warnings == [
         "1 x object name 'h orse' is read as 'horse'",
-        "3 x ...: N masks are left out",
+        "3 x ...: N masks are left out (first: mine/videos/train 1.mp4: 1 masks are left out)",
         "1 x odd rate",
     ]
-    assert "prepare: warning: 3 x ...: N masks are left out" in lines
+    assert f"prepare: warning: {manifest.warnings[1]}" in lines
 
 
 def test_reasons_are_counted_without_the_files_and_numbers_in_them() -> None:
@@ -149,8 +149,8 @@ def test_reasons_are_counted_without_the_files_and_numbers_in_them() -> None:
     messages += [("/d/1.mp4", f"mask /d/masks/{k}.png: {k / 4} of 3x4 px") for k in range(4)]
     messages += [("/d/9.mp4", "/d/9.mp4 is empty")]
     assert common_messages(messages) == [
-        ("mask ...: N of 3x4 px", 4),
-        ("... has no sound", 3),
+        ("mask ...: N of 3x4 px (first: mask /d/masks/0.png: 0.0 of 3x4 px)", 4),
+        ("... has no sound (first: /d/0 [x].mp4 has no sound)", 3),
         ("/d/9.mp4 is empty", 1),
     ]
 
