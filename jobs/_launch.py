@@ -22,9 +22,6 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
     """Use the cluster at RAY_ADDRESS (as inside ``ray job submit``), else start Ray here."""
     local = not os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Data's pools of actors make the driver print an error about restarts that is none (ray
-    # issue 53727). What a user needs Ray says in Python; RAY_BACKEND_LOG_LEVEL=info brings all back.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune prints boxes even when told not to
     if local and "RAY_AUTH_MODE" not in os.environ:
         # A token that lives and dies with this instance: Ray's own default would write one to the
