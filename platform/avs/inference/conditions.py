@@ -13,7 +13,7 @@ import numpy as np
 
 from avs.media.logmel import silence_log_mel
 
-__all__ = ["Condition", "choose_donors", "log_mel_for"]
+__all__ = ["Condition", "choose_donors", "sound_for"]
 
 
 class Condition(enum.Enum):
@@ -39,10 +39,10 @@ def choose_donors(categories: Sequence[tuple[str, ...]]) -> list[int]:
     return donors
 
 
-def log_mel_for(condition: Condition, own: np.ndarray, donor: np.ndarray) -> np.ndarray:
-    """The log-mel [T, 1, 96, 64] that a clip is heard with."""
+def sound_for(condition: Condition, own: np.ndarray, donor: np.ndarray) -> np.ndarray:
+    """The sound that a clip is heard with, as its own: log-mel [T, 1, 96, 64] or waveform [n]."""
     if condition is Condition.TRUE:
         return own
     if condition is Condition.SWAPPED:
         return donor
-    return silence_log_mel(len(own))
+    return np.zeros_like(own) if own.ndim == 1 else silence_log_mel(len(own))

@@ -12,7 +12,6 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Self
 
@@ -23,8 +22,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from avs import storage
 from avs.errors import CheckpointError, ConfigError
 from avs.inference.track import MaskTrack
-from avs.media.audio import clip_log_mel, from_int16, to_int16
-from avs.media.pieces import MediaPart, MediaWindow, decode_pieces, media_windows, part_of
+from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
+from avs.media.pieces import MediaPart, decode_pieces, media_windows, part_of
 from avs.media.sandbox import sandbox_state
 from avs.media.video import DecodedVideo
 from avs.models import build_system
@@ -58,14 +57,13 @@ class Predictor:
         self.device = torch.device(device)
         self.num_threads = num_threads or checkpoint.inference.num_threads
         self.windows_per_forward = windows_per_forward or checkpoint.inference.windows_per_forward
-        # The weights follow from the checkpoint: no pre-trained file is asked for.
-        model = replace(checkpoint.model, backbone_weights="random", audio_weights="random")
-        system = build_system(model)
+        system = build_system(checkpoint.model.without_files())  # weights come from the checkpoint
         try:
             system.load_state_dict(checkpoint.weights)
         except RuntimeError as error:
             detail = str(error).splitlines()[1].strip()
             raise CheckpointError(f"{checkpoint.uri} does not fit its model: {detail}") from None
+        self.input_kind = system.audio.input_kind
         self._system = system.to(self.device).eval()
 
     @classmethod
@@ -90,12 +88,13 @@ class Predictor:
         )
 
     def logits(
-        self, frames: np.ndarray, log_mel: np.ndarray, frame_valid: np.ndarray
+        self, frames: np.ndarray, sound: np.ndarray, frame_valid: np.ndarray
     ) -> torch.Tensor:
         """Forward W windows in batches of the fixed shape.
 
         Args:
-            frames: uint8 [W, T, S, S, 3]. log_mel: float32 [W, T, 1, 96, 64].
+            frames: uint8 [W, T, S, S, 3].
+            sound: as ``input_kind`` says, log-mel float32 [W, T, 1, 96, 64] or waveform [W, n].
             frame_valid: bool [W, T], False = padding.
 
         Returns:
@@ -109,7 +108,7 @@ class Predictor:
             with torch.inference_mode():
                 output = self._system(
                     self._tensor(frames[take]).permute(0, 1, 4, 2, 3),
-                    self._tensor(log_mel[take]),
+                    self._tensor(sound[take]),
                     self._tensor(frame_valid[take]),
                 )
             parts.append(output.logits.float().cpu()[: len(frames) - first])
@@ -175,7 +174,7 @@ class Predictor:
         while group := list(islice(windows, self.windows_per_forward)):
             logits = self.logits(
                 np.stack([w.frames for w in group]),
-                np.stack([self._window_log_mel(w) for w in group]),
+                np.stack([self._window_sound(w.sound) for w in group]),
                 np.stack([np.arange(count) < w.window.num_valid for w in group]),
             )
             for seen, logits_tkhw in zip(group, logits, strict=True):
@@ -190,16 +189,20 @@ class Predictor:
         t, side = self.clip.num_frames, self.clip.image_size_px
         self.logits(
             np.zeros((1, t, side, side, 3), np.uint8),
-            np.zeros((1, t, 1, 96, 64), np.float32),
+            self._window_sound(None)[None],
             np.ones((1, t), np.bool_),
         )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    def _window_log_mel(self, seen: MediaWindow) -> np.ndarray:
+    def _window_sound(self, samples: np.ndarray | None) -> np.ndarray:
         count = self.clip.num_frames
-        sound = np.zeros(0, np.float32) if seen.sound is None else from_int16(to_int16(seen.sound))
+        if samples is None:
+            samples = np.zeros(count * SAMPLE_RATE_HZ, np.float32)
+        sound = from_int16(to_int16(samples))
+        if self.input_kind == "waveform":
+            return sound
         return clip_log_mel(sound, num_examples=count, pad=self.clip.audio_pad)
 
     def _mask(

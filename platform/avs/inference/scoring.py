@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
-from avs.inference.conditions import Condition, log_mel_for
+from avs.inference.conditions import Condition, sound_for
 from avs.inference.predictor import Predictor
 from avs.media.frames import resize_frames
 from avs.metrics import BinaryMeter, SemanticMeter, SemanticSums, clip_metrics, semantic_sums
@@ -29,7 +29,7 @@ class ClipScorer:
 
     def __init__(self, checkpoint: str, prepared: str, split: str, device: str) -> None:
         self._predictor = Predictor.from_checkpoint(checkpoint, device=device)
-        self._reader = ClipReader(prepared, split=split)
+        self._reader = ClipReader(prepared, split=split, input_kind=self._predictor.input_kind)
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """``task``: index, donor, picture. Scores by condition, with a picture where asked for."""
@@ -39,8 +39,8 @@ class ClipScorer:
         row: dict[str, Any] = {"index": task["index"], "clip_id": both.clip_ids[0], "scores": {}}
         drawn = {}
         for condition in Condition:
-            log_mel = log_mel_for(condition, both.log_mel[0].numpy(), both.log_mel[1].numpy())
-            logits = self._logits(frames, log_mel, both.frame_valid[0].numpy(), masks.shape[-2:])
+            sound = sound_for(condition, both.sound[0].numpy(), both.sound[1].numpy())
+            logits = self._logits(frames, sound, both.frame_valid[0].numpy(), masks.shape[-2:])
             row["scores"][condition.value] = _scores(logits, masks, valid)
             drawn[condition.value] = _predicted(logits).numpy()
         if task["picture"]:
@@ -50,14 +50,14 @@ class ClipScorer:
     def _logits(
         self,
         frames: np.ndarray,
-        log_mel: np.ndarray,
+        sound: np.ndarray,
         frame_valid: np.ndarray,
         size_px: Sequence[int],
     ) -> Tensor:
         """Logits [T, K, H, W] at the size of the prepared masks."""
         side = self._predictor.clip.image_size_px
         small = frames if frames.shape[1] == side else resize_frames(frames, (side, side))
-        logits = self._predictor.logits(small[None], log_mel[None], frame_valid[None])[0]
+        logits = self._predictor.logits(small[None], sound[None], frame_valid[None])[0]
         if tuple(logits.shape[-2:]) == tuple(size_px):
             return logits
         return F.interpolate(logits, tuple(size_px), mode="bilinear", align_corners=False)

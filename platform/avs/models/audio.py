@@ -1,42 +1,61 @@
 """Audio networks by name.
 
 A literal table: a new network is one module and one line. Weights are named explicitly ("random"
-or a file), so a frozen network never runs untrained by accident.
+or a file), so a frozen network never runs untrained by accident. "vggish" is what AVSBench uses;
+"vggish_classified" is the same network with the classifier that C3N needs, as a name of its own
+because it takes two files more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from avs.errors import ConfigError, WeightsError
+from avs.models.beats import BEATS_FILES, BEATS_WHERE, Beats
 from avs.models.official import import_official
+from avs.models.panns import PANNS_FILES, PANNS_WHERE, Cnn14
 from avs.models.small_audio import SmallAudioNet
 from avs.models.types import AudioNetwork
-from avs.models.vggish import VGGISH_WHERE, VGGish
-from avs.models.weights import load_weights
+from avs.models.vggish import VGGISH_FILES, VGGISH_WHERE, VGGish, VGGishClassified
+from avs.models.weights import read_weights_file, tensors_of
+from avs.models.yamnet import YAMNET_FILES, YAMNET_WHERE, Yamnet
 
 __all__ = ["AUDIO_NETWORKS", "AudioEntry", "build_audio_network"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioEntry:
-    """build: makes the network with random weights. where: where its weights are published."""
+    """build: the class, made with random weights. files: what its authors call the files that its
+    weights come from, all of them needed. where: where they are published."""
 
-    build: Callable[[], AudioNetwork]
+    build: type[AudioNetwork]
+    files: tuple[str, ...]
     where: str
 
 
 AUDIO_NETWORKS: dict[str, AudioEntry] = {
-    "small": AudioEntry(build=SmallAudioNet, where="nowhere: it is trained with the segmenter"),
-    "vggish": AudioEntry(build=VGGish, where=VGGISH_WHERE),
+    "small": AudioEntry(
+        build=SmallAudioNet, files=(), where="nowhere: it is trained with the segmenter"
+    ),
+    "vggish": AudioEntry(build=VGGish, files=VGGISH_FILES[:1], where=VGGISH_WHERE),
+    "vggish_classified": AudioEntry(
+        build=VGGishClassified,
+        files=VGGISH_FILES,
+        where=f"{VGGISH_WHERE} and https://github.com/qiuqiangkong/audioset_classification "
+        "(feature-level attention, the last file)",
+    ),
+    "panns": AudioEntry(build=Cnn14, files=PANNS_FILES, where=PANNS_WHERE),
+    "beats": AudioEntry(build=Beats, files=BEATS_FILES, where=BEATS_WHERE),
+    "yamnet": AudioEntry(build=Yamnet, files=YAMNET_FILES, where=YAMNET_WHERE),
 }
 
 
-def build_audio_network(name: str, *, weights: str) -> AudioNetwork:
+def build_audio_network(name: str, *, weights: str = "") -> AudioNetwork:
     """Build an audio network.
 
-    weights: "random", or a local path / s3:// URI of its weights.
+    weights: "random", or a local path / s3:// URI of its published checkpoint. A network whose
+    weights lie in several files takes them all, separated by commas, or one file with everything.
     Raises ConfigError for an unknown name, WeightsError for weights that are missing or do not fit.
     """
     if name not in AUDIO_NETWORKS:
@@ -44,11 +63,25 @@ def build_audio_network(name: str, *, weights: str) -> AudioNetwork:
             f"model.audio_network={name!r} is unknown; known: {', '.join(AUDIO_NETWORKS)}"
         )
     entry = AUDIO_NETWORKS[name]
+    if weights == "random":
+        return entry.build()
+    content = _read(name, weights)
     network = entry.build()
-    if weights != "random":
-        state = load_weights(weights, wanted=f"weights of {name}", where=entry.where)
-        try:
-            import_official(network, state)
-        except WeightsError as error:
-            raise WeightsError(f"model.audio_weights={weights!r}: {error}") from error
+    try:
+        import_official(network, content)
+    except WeightsError as error:
+        raise WeightsError(f"model.audio_weights={weights!r}: {error}") from error
     return network
+
+
+def _read(name: str, weights: str) -> dict[str, Any]:
+    """The one file as it was saved, or the tensors of several together."""
+    entry = AUDIO_NETWORKS[name]
+    wanted = f"weights of {name} ({', '.join(entry.files)})" if entry.files else name
+    if len(entry.files) < 2:
+        return read_weights_file(weights, wanted=wanted, where=entry.where)
+    together: dict[str, Any] = {}
+    for spec in weights.split(","):
+        content = read_weights_file(spec.strip(), wanted=wanted, where=entry.where)
+        together |= tensors_of(content)
+    return together

@@ -6,7 +6,7 @@ options class at once, so a misspelt key fails before any data is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from avs.errors import ConfigError
@@ -15,12 +15,16 @@ from avs.models.registry import model_options
 
 __all__ = ["ModelConfig"]
 
+# What they name is in the state dict.
+_FILE_OPTIONS = ("similarity",)
+
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """One audio network and one segmenter.
 
-    backbone_weights: "random", "timm" or a path. audio_weights: "random" or a path.
+    backbone_weights: "random", "timm" or a path. audio_weights: "random" or a path
+    (several joined by commas where a network has several files).
     num_classes: 1 = binary, else classes with background.
     """
 
@@ -44,3 +48,8 @@ class ModelConfig:
         for key in ("backbone", "backbone_weights", "audio_weights"):
             if not getattr(self, key):
                 raise ConfigError(f"model.{key} is empty: give a name, a path or 'random'")
+
+    def without_files(self) -> ModelConfig:
+        """The same networks for a state dict that holds everything: no file is asked for."""
+        options = {key: value for key, value in self.options.items() if key not in _FILE_OPTIONS}
+        return replace(self, backbone_weights="random", audio_weights="random", options=options)

@@ -1,23 +1,28 @@
-"""Import weights published by the authors: AVSBench's TPAVI checkpoints and VGGish.
+"""Import weights published by the authors: TPAVI (AVSBench), C3N and the audio networks.
 
 Names are translated by one literal table and matched strictly both ways, so a checkpoint of
 another variant is refused instead of half loaded. What the official files hold and our models lack
-on purpose is listed, nothing else is dropped: the duplicate ResNet branch, which is never run, the
-PVT classifier head, VGGish's PCA.
+on purpose is listed, nothing else is dropped: the duplicate ResNet branch, which is never run,
+TPAVI's PVT classifier head, index buffers. An audio network knows its published names itself
+(``own_names``).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from avs.errors import WeightsError
 from avs.models.backbones import pvt_names_to_timm
-from avs.models.small_audio import SmallAudioNet
+from avs.models.c3n import C3nSegmenter
+from avs.models.frozen import FrozenAudioNetwork
+from avs.models.swin import is_index_buffer
 from avs.models.tpavi import TpaviSegmenter
-from avs.models.vggish import VGGish
-from avs.models.weights import name_some
+from avs.models.types import AudioNetwork
+from avs.models.weights import name_some, tensors_of
 
 __all__ = ["import_official"]
 
@@ -28,33 +33,43 @@ RENAMES: tuple[tuple[str, str], ...] = (
     (r"^path([1-4])\.resConfUnit1\.", r"decoder.steps.#\1.skip_unit."),
     (r"^path([1-4])\.resConfUnit2\.", r"decoder.steps.#\1.out_unit."),
     (r"^output_conv\.", "decoder.head."),
-    (r"^tpavi_b([1-4])\.align_channel\.", r"fusions.\1.align."),
-    (r"^tpavi_b([1-4])\.norm_layer\.", r"fusions.\1.norm."),
-    (r"^tpavi_b([1-4])\.W_z\.0\.", r"fusions.\1.w_z."),
-    (r"^tpavi_b([1-4])\.W_z\.1\.", r"fusions.\1.bn."),
-    (r"^tpavi_b([1-4])\.", r"fusions.\1."),
+    (r"^conv([1-4])\.conv\.", r"necks.#\1.pooled."),
+    (r"^conv([1-4])\.atrous_block1\.", r"necks.#\1.point."),
+    (r"^conv([1-4])\.atrous_block6\.", r"necks.#\1.dilated.0."),
+    (r"^conv([1-4])\.atrous_block12\.", r"necks.#\1.dilated.1."),
+    (r"^conv([1-4])\.atrous_block18\.", r"necks.#\1.dilated.2."),
+    (r"^conv([1-4])\.conv_1x1_output\.", r"necks.#\1.out."),
+    (r"^tpavi_b?([1-4])\.align_channel\.", r"fusions.\1.align."),
+    (r"^tpavi_b?([1-4])\.norm_layer\.", r"fusions.\1.norm."),
+    (r"^tpavi_b?([1-4])\.W_z\.0\.", r"fusions.\1.w_z."),
+    (r"^tpavi_b?([1-4])\.W_z\.1\.", r"fusions.\1.bn."),
+    (r"^tpavi_b?([1-4])\.", r"fusions.\1."),
 )
 DROPPED = (
     r"^resnet\.layer[34]_2\.",  # duplicate branch, never run
     r"^(resnet\.fc|encoder_backbone\.head)\.",  # ImageNet classifier
-    r"^(pproc\.)?pca_(eigen_vectors|means)$",  # VGGish post-processing, off in AVSBench
 )
-OPTIONAL = ("num_batches_tracked", "relative_position_index")
-PVT_PREFIX = "encoder_backbone."
+OPTIONAL = ("num_batches_tracked", "similarity")  # C3N's matrix was never published
+BACKBONE_PREFIX = "encoder_backbone."
 
 
-def import_official(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
+def import_official(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Load an official state dict into one of our models, in place.
 
-    model: TPAVI with a pvt_v2_b5 or resnet50 backbone, VGGish (or our own small audio network).
-    state_dict: official names, with or without a "module." prefix; index buffers may be absent.
+    model: TPAVI with a pvt_v2_b5 or resnet50 backbone, C3N with a pvt_v2_b5 or Swin-B one, or an
+    audio network.
+    state_dict: official names, with or without a "module." prefix, or the checkpoint around them
+    (BEATs needs it: its label_dict tells the order of the classes); index buffers may be absent.
     Raises WeightsError naming what could not be placed, what is missing, or whose shape differs.
     """
-    if not isinstance(model, TpaviSegmenter | VGGish | SmallAudioNet):
+    if not isinstance(model, TpaviSegmenter | C3nSegmenter | AudioNetwork):
         raise WeightsError(f"no official names are known for {type(model).__name__}")
-    given = {name.removeprefix("module."): value for name, value in state_dict.items()}
-    kept = {n: v for n, v in given.items() if not any(re.match(rule, n) for rule in DROPPED)}
-    translate = _tpavi_name if isinstance(model, TpaviSegmenter) else str
+    if isinstance(model, FrozenAudioNetwork):
+        given = model.own_names(state_dict)
+    else:
+        given = tensors_of(state_dict)
+    kept = {name: value for name, value in given.items() if not _dropped(name, model)}
+    translate = _translation(model)
     ours = {translate(name): (name, value) for name, value in kept.items()}
     wanted = model.state_dict()
     unplaced = [official for name, (official, _) in ours.items() if name not in wanted]
@@ -77,9 +92,27 @@ def import_official(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     model.load_state_dict(placed, strict=False)
 
 
+def _dropped(name: str, model: nn.Module) -> bool:
+    rules = () if isinstance(model, C3nSegmenter) else DROPPED
+    return is_index_buffer(name) or any(re.match(rule, name) for rule in rules)
+
+
+def _translation(model: nn.Module) -> Callable[[str], str]:
+    """What turns official names of this model into ours."""
+    if isinstance(model, C3nSegmenter):
+        return lambda name: _c3n_name(name, model)
+    return _tpavi_name if isinstance(model, TpaviSegmenter) else str
+
+
+def _c3n_name(name: str, model: C3nSegmenter) -> str:
+    if name.startswith(BACKBONE_PREFIX):
+        return "backbone." + model.backbone.official_name(name.removeprefix(BACKBONE_PREFIX))
+    return _tpavi_name(name)
+
+
 def _tpavi_name(name: str) -> str:
-    if name.startswith(PVT_PREFIX):
-        return "backbone.net." + pvt_names_to_timm(name.removeprefix(PVT_PREFIX))
+    if name.startswith(BACKBONE_PREFIX):
+        return "backbone.net." + pvt_names_to_timm(name.removeprefix(BACKBONE_PREFIX))
     for pattern, replacement in RENAMES:
         if re.match(pattern, name):
             renamed = re.sub(pattern, replacement, name)

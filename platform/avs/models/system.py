@@ -1,28 +1,38 @@
 """An audio network and a segmenter as one module: frames and sound in, logits out.
 
-What training, evaluation and serving share: pixel normalisation, running the audio network on
-every frame's example, silencing padded frames (the official AVSS script does that outside its
-model). One state dict holds everything, frozen weights included, so a checkpoint needs no second
-file; it is larger for that.
+What training, evaluation and serving share: pixel normalisation, cutting the sound into one example
+a frame in the form that the audio network wants, running it, silencing padded frames (the official
+AVSS script does that outside its model). One state dict holds everything, frozen weights included,
+so a checkpoint needs no second file; it is larger for that.
 
-Shapes: B clips, T frames, H x W pixels, F x M log-mel frames x bands, D embedding width.
+Shapes: B clips, T frames, H x W pixels, S samples at 16 kHz, F x M log-mel frames x bands,
+D embedding width.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
 from avs.errors import ConfigError
+from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.models.audio import build_audio_network
 from avs.models.config import ModelConfig
 from avs.models.registry import build_model, option_names
 from avs.models.types import AudioNetwork, AudioOutput, ModelInput, ModelOutput
 
-__all__ = ["AvsSystem", "build_system"]
+__all__ = [
+    "STORED_LOG_OFFSET",
+    "AvsSystem",
+    "build_system",
+    "frame_waveforms",
+    "with_log_offset",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+STORED_LOG_OFFSET = 0.01  # of the log-mel in clip rows and of the official files
 
 
 class AvsSystem(nn.Module):
@@ -41,22 +51,24 @@ class AvsSystem(nn.Module):
         self.register_buffer("std_311", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(
-        self, frames: Tensor, log_mel: Tensor, frame_valid: Tensor | None = None
+        self, frames: Tensor, sound: Tensor, frame_valid: Tensor | None = None
     ) -> ModelOutput:
         """Segment clips.
 
         frames: [B, T, 3, H, W], uint8 RGB (normalised here) or float already ImageNet-normalised.
-        log_mel: [B, T, 1, 96, 64] (for a waveform network [B, T, samples]), one example a frame.
+        sound: what ``audio.input_kind`` says. "log_mel": [B, T, 1, 96, 64] with the stored offset
+        0.01 (turned into the network's own here). "waveform": [B, S] of the clip, float in [-1, 1]
+        or int16 (see :func:`frame_waveforms`).
         frame_valid: [B, T] bool, False = padding: its sound is zeroed and its logits are 0.
         """
         if not frames.is_floating_point():
             frames = (frames / 255.0 - self.mean_311) / self.std_311
-        sound: AudioOutput = self.audio(log_mel.flatten(0, 1))
-        batch = log_mel.shape[:2]
-        embedding_BTD = sound.embedding.reshape(*batch, -1)
+        batch = frames.shape[:2]
+        heard: AudioOutput = self.audio(self._examples(sound, num_frames=frames.shape[1]))
+        embedding_BTD = heard.embedding.reshape(*batch, -1)
         if frame_valid is not None:
             embedding_BTD = embedding_BTD * frame_valid.unsqueeze(-1).to(embedding_BTD.dtype)
-        logits = sound.logits
+        logits = heard.logits
         output: ModelOutput = self.segmenter(
             ModelInput(
                 frames=frames,
@@ -66,6 +78,39 @@ class AvsSystem(nn.Module):
             )
         )
         return output
+
+    def _examples(self, sound: Tensor, *, num_frames: int) -> Tensor:
+        """One example a frame: [B * T, 1, 96, 64] or [B * T, 16000]."""
+        if self.audio.input_kind == "waveform":
+            return frame_waveforms(sound, num_frames=num_frames).flatten(0, 1)
+        return with_log_offset(sound.flatten(0, 1), self.audio.log_offset)
+
+
+def frame_waveforms(waveform_BS: Tensor, *, num_frames: int) -> Tensor:
+    """Cut clips into one second a frame: float32 [B, T, 16000].
+
+    waveform_BS: float in [-1, 1], or int16 (divided by 32768). Frame k gets second k, as in
+    :mod:`avs.windows`; silence where the recording has ended, what is longer is cut. No drift as in
+    the 0.96 s steps of the log-mel examples.
+    """
+    size = num_frames * SAMPLE_RATE_HZ
+    cut_BS = waveform_BS[:, :size]
+    if not cut_BS.is_floating_point():
+        cut_BS = cut_BS.float() / 32768.0
+    padded_BS = F.pad(cut_BS.float(), (0, size - cut_BS.shape[1]))
+    return padded_BS.view(-1, num_frames, SAMPLE_RATE_HZ)
+
+
+def with_log_offset(log_mel: Tensor, log_offset: float) -> Tensor:
+    """log(mel + 0.01) as stored -> log(mel + ``log_offset``), any shape.
+
+    Taken back and made anew, so rows without a waveform serve every network. Float32 keeps enough:
+    the rounding of log(0.01 + mel) near silence becomes at most 1e-5 of log(0.001 + mel).
+    """
+    if log_offset == STORED_LOG_OFFSET:
+        return log_mel
+    mel = (log_mel.float().exp() - STORED_LOG_OFFSET).clamp(min=0.0)
+    return torch.log(mel + log_offset)
 
 
 def build_system(config: ModelConfig) -> AvsSystem:

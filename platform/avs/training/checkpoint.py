@@ -1,7 +1,9 @@
 """Checkpoint folders: self-describing, whole or absent, and runs that point to their best one.
 
 A folder holds weights.safetensors, config.yaml, model_card.md, trainer_state.pt and, written last,
-metrics.json: without it the folder is not a checkpoint. Epoch folders are never changed once
+metrics.json: without it the folder is not a checkpoint. By default the weights hold everything; a
+checkpoint that leaves its frozen audio network out keeps the hash of those weights, is smaller by
+up to 360 MB, and cannot be used where their file is not. Epoch folders are never changed once
 written; ``last.json`` and ``best.json`` of a run point to them and are replaced atomically.
 """
 
@@ -19,8 +21,10 @@ from torch import Tensor
 
 from avs import __version__, storage
 from avs.config import build
-from avs.errors import CheckpointError
+from avs.errors import CheckpointError, WeightsError
+from avs.models.audio import build_audio_network
 from avs.models.config import ModelConfig
+from avs.models.weights import hash_weights
 from avs.training.config import InferenceConfig
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
 
 CHECKPOINT_VERSION = 1
 _LAST_WRITTEN = "metrics.json"
+_AUDIO = "audio."  # the audio network in the state dict of a system
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,9 +74,17 @@ def save_checkpoint(
     metrics: dict[str, Any],
     card: str,
     trainer_state: dict[str, Any],
+    leave_out_audio: bool = False,
 ) -> None:
-    """Write a checkpoint folder; a part left by a killed writer is overwritten."""
+    """Write a checkpoint folder; a part left by a killed writer is overwritten.
+
+    ``leave_out_audio``: the hash of the audio network's weights instead of the weights, which
+    :func:`load_checkpoint` then reads from ``model.audio_weights``.
+    """
     head = {"checkpoint_version": CHECKPOINT_VERSION, "avs_version": __version__}
+    if leave_out_audio:
+        head["audio_hash"] = hash_weights(_audio_part(weights))
+        weights = {name: v for name, v in weights.items() if not name.startswith(_AUDIO)}
     clip_plain = {
         "num_frames": clip.num_frames,
         "image_size_px": clip.image_size_px,
@@ -95,7 +108,8 @@ def load_checkpoint(uri: str) -> Checkpoint:
     """Read a checkpoint folder, or the best one of a run folder.
 
     Raises:
-        CheckpointError: missing, incomplete, or of another version; says what to do.
+        CheckpointError: missing, incomplete, or of another version, or without its audio weights;
+            says what to do.
     """
     uri = resolve_checkpoint(uri)
     try:
@@ -117,14 +131,41 @@ def load_checkpoint(uri: str) -> Checkpoint:
         weights = safetensors.torch.load(storage.read_bytes(f"{uri}/weights.safetensors"))
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"{uri}/weights.safetensors cannot be read: {error}") from None
+    model = build(ModelConfig, plain["model"], path="model")
+    if "audio_hash" in plain:
+        weights |= _outside_audio(model, plain["audio_hash"], uri)
     return Checkpoint(
         uri=uri,
-        model=build(ModelConfig, plain["model"], path="model"),
+        model=model,
         clip=ClipSpec(**{**clip, "class_names": tuple(clip["class_names"])}),
         inference=build(InferenceConfig, plain["inference"], path="inference"),
         metrics=storage.read_json(storage.join(uri, _LAST_WRITTEN)),
         weights=weights,
     )
+
+
+def _audio_part(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The audio network's own state dict."""
+    return {n.removeprefix(_AUDIO): v for n, v in weights.items() if n.startswith(_AUDIO)}
+
+
+def _outside_audio(model: ModelConfig, audio_hash: str, uri: str) -> dict[str, Tensor]:
+    """The audio weights that a checkpoint was trained with and does not hold."""
+    cure = f"put the file there, or change model.audio_weights in {uri}/config.yaml"
+    try:
+        network = build_audio_network(model.audio_network, weights=model.audio_weights)
+    except WeightsError as error:
+        raise CheckpointError(
+            f"{uri} does not hold its audio weights (checkpoint.self_contained=false): {error} "
+            f"For this checkpoint {cure}."
+        ) from error
+    found = hash_weights(network.state_dict())
+    if found != audio_hash:
+        raise CheckpointError(
+            f"{uri} was trained with audio weights of hash {audio_hash}, but "
+            f"model.audio_weights={model.audio_weights!r} has {found}: {cure}."
+        )
+    return {f"{_AUDIO}{name}": value for name, value in network.state_dict().items()}
 
 
 def copy_checkpoint(source: str, target: str) -> None:

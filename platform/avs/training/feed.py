@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor
 
 from avs import storage
+from avs.errors import DataError
 from avs.media.frames import resize_frames
+from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.media.masks import resize_mask
 from avs.prepare.manifest import read_manifest, shard_uri
 from avs.schema import check_schema, read_clips
@@ -34,12 +37,14 @@ __all__ = [
 ]
 
 _COLUMNS = ("clip_id", "categories", "frames", "log_mel", "masks", "mask_valid", "frame_valid")
+_WAVEFORM = "waveform"
 
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """B clips. frames uint8 [B, T, 3, H, W]; log_mel float32 [B, T, 1, 96, 64]; masks uint8
-    [B, T, H, W]; mask_valid, frame_valid bool [B, T]."""
+    [B, T, H, W]; mask_valid, frame_valid bool [B, T]; waveform int16 [B, 16000 T], None where the
+    reader was not asked for it."""
 
     clip_ids: list[str]
     categories: list[tuple[str, ...]]
@@ -48,9 +53,16 @@ class Batch:
     masks: Tensor
     mask_valid: Tensor
     frame_valid: Tensor
+    waveform: Tensor | None = None
+
+    @property
+    def sound(self) -> Tensor:
+        """What the audio network hears: the waveform where there is one, else the log-mel."""
+        return self.log_mel if self.waveform is None else self.waveform
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on ``device``."""
+        waveform = self.waveform
         return Batch(
             clip_ids=self.clip_ids,
             categories=self.categories,
@@ -59,6 +71,7 @@ class Batch:
             masks=self.masks.to(device, non_blocking=True),
             mask_valid=self.mask_valid.to(device, non_blocking=True),
             frame_valid=self.frame_valid.to(device, non_blocking=True),
+            waveform=waveform if waveform is None else waveform.to(device, non_blocking=True),
         )
 
 
@@ -74,28 +87,44 @@ class ClipReader:
         prepared: folder with a manifest.
         split: ``train``, ``val``, ``test`` or ``all``.
         image_size_px: resize frames (bilinear) and masks (nearest); None keeps the prepared size.
+        input_kind: of the audio network; "waveform" reads that column as well.
 
     Raises:
-        DataError: the folder is not complete, of another version, or has no such split.
+        DataError: the folder is not complete, of another version, has no such split, or no
+            waveforms where they are wanted.
     """
 
-    def __init__(self, prepared: str, *, split: str, image_size_px: int | None = None) -> None:
+    def __init__(
+        self,
+        prepared: str,
+        *,
+        split: str,
+        image_size_px: int | None = None,
+        input_kind: str = "log_mel",
+    ) -> None:
         self.manifest = read_manifest(prepared)
         self.prepared = prepared
         self._size_px = image_size_px
         shards = self.manifest.split_shards(split)
         self._rows = [(shard.name, row) for shard in shards for row in range(shard.num_rows)]
         self._files: dict[str, pq.ParquetFile] = {}
+        self._with_waveform = input_kind == _WAVEFORM
+        if self._with_waveform and not self.manifest.format.with_waveform:
+            raise DataError(
+                f"{prepared} was prepared with data.with_waveform=false, but the audio network "
+                "needs waveforms: prepare it again with true, or take a log-mel network."
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def read(self, indices: Sequence[int]) -> Batch:
         """The clips at ``indices`` of the split, in that order."""
+        columns = (*_COLUMNS, _WAVEFORM) if self._with_waveform else _COLUMNS
         rows = []
         for index in indices:
             name, row = self._rows[index]
-            rows += read_clips(self._file(name), [row], _COLUMNS)
+            rows += read_clips(self._file(name), [row], columns)
         frames = np.stack([self._frames(r["frames"]) for r in rows])
         return Batch(
             clip_ids=[r["clip_id"] for r in rows],
@@ -105,6 +134,7 @@ class ClipReader:
             masks=torch.from_numpy(np.stack([self._masks(r["masks"]) for r in rows])),
             mask_valid=torch.from_numpy(np.stack([r["mask_valid"] for r in rows])),
             frame_valid=torch.from_numpy(np.stack([r["frame_valid"] for r in rows])),
+            waveform=self._waveforms(rows) if self._with_waveform else None,
         )
 
     def categories(self) -> list[tuple[str, ...]]:
@@ -122,6 +152,20 @@ class ClipReader:
         if self._size_px is None or masks.shape[1:3] == (self._size_px, self._size_px):
             return masks
         return np.stack([resize_mask(m, (self._size_px, self._size_px)) for m in masks])
+
+    def _waveforms(self, rows: list[dict[str, Any]]) -> Tensor:
+        """Sound of the T seconds: cut, or silence where the recording has ended."""
+        size = self.manifest.format.num_frames * SAMPLE_RATE_HZ
+        out = np.zeros((len(rows), size), np.int16)
+        for slot, row in enumerate(rows):
+            part = row[_WAVEFORM][:size]
+            if not len(part):
+                raise DataError(
+                    f"{row['clip_id']} of {self.prepared} has a log-mel but no waveform, which the "
+                    "audio network needs: prepare it from sound files, or take a log-mel network."
+                )
+            out[slot, : len(part)] = part
+        return torch.from_numpy(out)
 
     def _file(self, name: str) -> pq.ParquetFile:
         if name not in self._files:

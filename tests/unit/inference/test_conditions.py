@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avs.inference.conditions import Condition, choose_donors, log_mel_for
+from avs.inference.conditions import Condition, choose_donors, sound_for
 from avs.media.audio import silence_log_mel
 
 
@@ -41,4 +41,9 @@ def test_each_condition_is_heard(condition: Condition) -> None:
     rng = np.random.default_rng(0)
     own, donor = rng.normal(size=(2, 5, 1, 96, 64)).astype(np.float32)
     wanted = {"true": own, "silent": silence_log_mel(5), "swapped": donor}[condition.value]
-    assert np.array_equal(log_mel_for(condition, own, donor), wanted)
+    assert np.array_equal(sound_for(condition, own, donor), wanted)
+    own, donor = rng.integers(-9, 9, (2, 80000)).astype(np.int16)
+    wanted = {"true": own, "silent": np.zeros(80000, np.int16), "swapped": donor}[condition.value]
+    heard = sound_for(condition, own, donor)
+    assert heard.dtype == np.int16
+    assert np.array_equal(heard, wanted)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_configs import model_config
 
 from avs.errors import ConfigError
 from avs.losses import LossConfig, LossKind, compute_loss
-from avs.models import AUDIO_NETWORKS, AvsSystem, build_audio_network, build_system
+from avs.media.audio import from_int16, log_mel, to_int16
+from avs.models import (
+    AUDIO_NETWORKS,
+    AudioNetwork,
+    AudioOutput,
+    AvsSystem,
+    build_audio_network,
+    build_system,
+)
+from avs.models.system import frame_waveforms, with_log_offset
+from avs.windows import cut_sound, plan_windows
 
 
 def tiny_system(**options: Any) -> AvsSystem:
@@ -34,6 +45,73 @@ def test_uint8_frames_are_normalised_as_imagenet() -> None:
     torch.testing.assert_close(
         system(frames, log_mel).logits, system(normalised, log_mel).logits, atol=1e-5, rtol=1e-5
     )
+
+
+def test_a_clip_is_cut_into_one_second_a_frame_as_windows_cut_a_video() -> None:
+    rng = np.random.default_rng(0)
+    stored = to_int16(rng.uniform(-1, 1, 16000 * 5 + 240).astype(np.float32))
+    samples = from_int16(stored)
+    cut = frame_waveforms(torch.from_numpy(stored)[None], num_frames=3)
+    assert cut.shape == (1, 3, 16000)
+    assert torch.equal(cut, frame_waveforms(torch.from_numpy(samples)[None], num_frames=3))
+    assert np.array_equal(cut[0, 2].numpy(), samples[32000:48000])
+    (window,) = plan_windows(7, window_frames=7)
+    part = cut_sound(samples, window, sample_rate_hz=16000, window_frames=7)
+    longer = frame_waveforms(torch.from_numpy(stored)[None], num_frames=7)
+    assert np.array_equal(longer.flatten().numpy(), part)
+    assert not longer[0, 6].any()
+
+
+@pytest.mark.parametrize("log_offset", [0.001, 0.01, 0.1])
+def test_the_stored_log_mel_is_turned_into_a_networks_own(log_offset: float) -> None:
+    t = np.arange(5 * 16000) / 16000
+    loudness = np.clip(t - 1, 0, 1) ** 4  # a second of digital silence, then ever louder
+    wave = (loudness * np.sin(2 * np.pi * (300 + 900 * t) * t)).astype(np.float32)
+    stored, wanted = (torch.from_numpy(log_mel(wave, log_offset=o)) for o in (0.01, log_offset))
+    assert float(stored.min()) == pytest.approx(np.log(0.01), abs=1e-6)
+    assert float(stored.max()) > 1
+    turned = with_log_offset(stored, log_offset)
+    torch.testing.assert_close(turned, wanted, atol=1e-5, rtol=0)
+
+
+class Notes(AudioNetwork):
+    """Notes what it is given; the embedding is its mean."""
+
+    embedding_dim = 4
+    trainable = False
+
+    def __init__(self, input_kind: str, log_offset: float) -> None:
+        super().__init__()
+        self.input_kind, self.log_offset = input_kind, log_offset
+
+    def forward(self, x: torch.Tensor) -> AudioOutput:
+        self.heard = x
+        mean = x.flatten(1).mean(dim=1, keepdim=True)
+        return AudioOutput(embedding=mean.expand(-1, 4), logits=mean.expand(-1, 527))
+
+
+class Passes(torch.nn.Module):
+    """Passes on what a segmenter is given."""
+
+    def forward(self, given: Any) -> Any:
+        return given
+
+
+@torch.no_grad()
+def test_a_network_is_given_the_form_of_sound_that_it_names() -> None:
+    frames, stored = batch()
+    waves = torch.linspace(-1, 1, 2 * 48000).view(2, 48000)
+    by_wave = AvsSystem(audio=Notes("waveform", 0.5), segmenter=Passes())
+    given: Any = by_wave(frames, waves)
+    assert torch.equal(by_wave.audio.heard, waves.view(6, 16000))
+    assert torch.equal(given.audio_embedding[1, 2], waves[1, 32000:].mean().expand(4))
+    assert given.audio_logits.shape == (2, 3, 527)
+    by_mel = AvsSystem(audio=Notes("log_mel", 0.001), segmenter=Passes())
+    by_mel(frames, stored)
+    assert torch.equal(by_mel.audio.heard, with_log_offset(stored.flatten(0, 1), 0.001))
+    as_stored = AvsSystem(audio=Notes("log_mel", 0.01), segmenter=Passes())
+    as_stored(frames, stored)
+    assert torch.equal(as_stored.audio.heard, stored.flatten(0, 1))
 
 
 @torch.no_grad()
@@ -95,6 +173,7 @@ def test_audio_networks_keep_their_contract(name: str) -> None:
     shape = (2, 1, 96, 64) if network.input_kind == "log_mel" else (2, 16000)
     output = network(torch.randn(shape))
     assert output.embedding.shape == (2, network.embedding_dim)
+    assert output.embedding.isfinite().all()
     assert output.logits is None or output.logits.shape == (2, 527)
     assert output.embedding.requires_grad == network.trainable
     assert network.log_offset > 0
