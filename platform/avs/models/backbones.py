@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
@@ -19,9 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from avs.errors import ConfigError, WeightsError
+from avs.models.onednn_linear import is_worthwhile, use_onednn
 from avs.models.weights import load_weights, name_some
 
-__all__ = ["STRIDES", "TimmBackbone", "build_backbone", "pvt_names_to_timm"]
+__all__ = [
+    "STRIDES",
+    "TimmBackbone",
+    "build_backbone",
+    "create_network",
+    "levels_of",
+    "place_strictly",
+    "pvt_names_to_timm",
+    "read_backbone_weights",
+]
 
 STRIDES = (4, 8, 16, 32)
 RANDOM = "random"
@@ -42,15 +53,11 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.net = net
         info: Any = net.feature_info
-        strides = list(info.reduction())
-        missing = [stride for stride in STRIDES if stride not in strides]
-        if missing:
-            raise ConfigError(
-                f"model.backbone={name!r} has feature strides {strides}; {list(STRIDES)} are needed"
-            )
-        # the last level of a stride is the deepest one
-        self.levels = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES)
-        self.channels = tuple(int(info.channels()[level]) for level in self.levels)
+        rows = [
+            {"reduction": reduction, "num_chs": width}
+            for reduction, width in zip(info.reduction(), info.channels(), strict=True)
+        ]
+        self.levels, self.channels = levels_of(rows, name=name)
         self.channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, x_N3HW: Tensor) -> list[Tensor]:
@@ -71,23 +78,20 @@ def build_backbone(
     options: further keywords for timm, e.g. {"pad_type": "same"}.
     Raises ConfigError for a backbone or option that cannot be used, WeightsError for weights.
     """
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=5) or list(SUGGESTED)
-        raise ConfigError(
-            f"model.backbone={name!r} is not a timm model; known ones include {', '.join(close)}"
-        )
     keywords: dict[str, Any] = dict(options or {})
     if name.startswith("swin"):
         keywords.setdefault("strict_img_size", False)
-    if drop_path:
+        keywords["drop_path_rate"] = drop_path  # timm's default is 0.1
+    elif drop_path:
         keywords["drop_path_rate"] = drop_path
-    net = _create(name, pretrained=weights == TIMM, keywords=keywords)
+    net = create_network(name, pretrained=weights == TIMM, keywords=keywords, features_only=True)
     backbone = TimmBackbone(net, name=name)
     if weights not in (RANDOM, TIMM):
-        state = load_weights(
-            weights, wanted=f"ImageNet weights of {name}", where=_published_at(name)
+        _place(
+            net, read_backbone_weights(name, weights), name=name, spec=weights, keywords=keywords
         )
-        _place(net, state, name=name, spec=weights, keywords=keywords)
+    if is_worthwhile():
+        use_onednn(net)
     return backbone
 
 
@@ -102,11 +106,38 @@ def pvt_names_to_timm(name: str) -> str:
     return name
 
 
-def _create(name: str, *, pretrained: bool, keywords: dict[str, Any]) -> nn.Module:
-    try:
-        net: nn.Module = timm.create_model(
-            name, pretrained=pretrained, features_only=True, **keywords
+def levels_of(
+    feature_info: Sequence[dict[str, Any]], *, name: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Levels of a network at ``STRIDES`` and their channels. Raises ConfigError for others."""
+    strides = [int(level["reduction"]) for level in feature_info]
+    missing = [stride for stride in STRIDES if stride not in strides]
+    if missing:
+        raise ConfigError(
+            f"model.backbone={name!r} has feature strides {strides}; {list(STRIDES)} are needed"
         )
+    # the last level of a stride is the deepest one
+    levels = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES)
+    return levels, tuple(int(feature_info[level]["num_chs"]) for level in levels)
+
+
+def read_backbone_weights(name: str, spec: str) -> dict[str, Tensor]:
+    """State dict of ImageNet weights from a path or URI. Raises WeightsError."""
+    return load_weights(spec, wanted=f"ImageNet weights of {name}", where=_published_at(name))
+
+
+def create_network(
+    name: str, *, pretrained: bool, keywords: dict[str, Any], features_only: bool
+) -> nn.Module:
+    """Make timm's network ``name``. Raises ConfigError or, for its download, WeightsError."""
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=5) or list(SUGGESTED)
+        raise ConfigError(
+            f"model.backbone={name!r} is not a timm model; known ones include {', '.join(close)}"
+        )
+    only: dict[str, Any] = {"features_only": True} if features_only else {}
+    try:
+        net: nn.Module = timm.create_model(name, pretrained=pretrained, **only, **keywords)
     except TypeError as error:
         raise ConfigError(
             f"model.backbone={name!r} does not take one of {sorted(keywords)}: {error}"
@@ -135,18 +166,33 @@ def _place(
     """Load ``state``: every name is used or belongs to the classifier that features lack."""
     if name.startswith("pvt_v2"):
         state = {pvt_names_to_timm(key): value for key, value in state.items()}
-    # timm's feature networks flatten "layers.0." to "layers_0."
-    flat = {re.sub(r"^([a-z]+)\.(\d+)\.", r"\1_\2.", key): key for key in state}
     wanted = net.state_dict()
-    source = {key: key if key in state else flat.get(key) for key in wanted}
-    optional = [key for key in wanted if key.endswith("num_batches_tracked")]
-    missing = [key for key in wanted if source[key] is None and key not in optional]
-    placed = {key: state[origin] for key, origin in source.items() if origin is not None}
+    # timm's feature networks flatten "layers.0." to "layers_0."
+    flat = {key: re.sub(r"^([a-z]+)\.(\d+)\.", r"\1_\2.", key) for key in state}
+    state = {flat[key] if flat[key] in wanted else key: value for key, value in state.items()}
     with torch.device("meta"):
         classifier_names = set(timm.create_model(name, **keywords).state_dict())
-    unused = sorted(
-        set(state) - set(source.values()) - classifier_names - {"head.weight", "head.bias"}
-    )
+    classifier_names |= {"head.weight", "head.bias"}
+    place_strictly(net, state, left_over=classifier_names.__contains__, name=name, spec=spec)
+
+
+def place_strictly(
+    net: nn.Module,
+    state: dict[str, Tensor],
+    *,
+    left_over: Callable[[str], bool],
+    name: str,
+    spec: str,
+) -> None:
+    """Load ``state`` into ``net``: no name may lack, be left over or have another shape.
+
+    left_over: whether a name may be left over. Raises WeightsError naming ``spec``.
+    """
+    wanted = net.state_dict()
+    counters = [key for key in wanted if key.endswith("num_batches_tracked")]
+    missing = [key for key in wanted if key not in state and key not in counters]
+    unused = sorted(key for key in state if key not in wanted and not left_over(key))
+    placed = {key: state[key] for key in wanted if key in state}
     misshapen = [key for key in placed if placed[key].shape != wanted[key].shape]
     for problem, names in (("lack", missing), ("hold unknown", unused), ("misfit in", misshapen)):
         if names:

@@ -3,7 +3,8 @@
 Rebuilt from the official behaviour: the first ReLU of a residual unit is in place there, so its
 skip carries ReLU(x); checkpoint parity needs that, written here without in-place tricks. Each step
 is upsampled to the size of the next map rather than by a factor of two (the same for sides
-divisible by 32), so any image size works.
+divisible by 32), so any image size works. Maps are channels last in memory from the necks on: the
+convolutions then take them as they are instead of reordering every one.
 
 Shapes: N = clips x frames, C channels, h x w pixels, K classes.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name everyone reads)
 
@@ -35,6 +37,7 @@ class DilatedNeck(nn.Module):
 
     def forward(self, x_NChw: Tensor) -> Tensor:
         """Sum of the branches."""
+        x_NChw = x_NChw.contiguous(memory_format=torch.channels_last)
         out_NChw: Tensor = self.branches[0](x_NChw)
         for branch in self.branches[1:]:
             out_NChw = out_NChw + branch(x_NChw)

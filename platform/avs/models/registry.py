@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from avs.errors import ConfigError
+from avs.models.c3n import C3nOptions, build_c3n
 from avs.models.tpavi import TpaviOptions, build_tpavi
 
 __all__ = ["MODELS", "ModelEntry", "build_model", "model_options"]
@@ -28,6 +29,7 @@ class ModelEntry:
 
 MODELS: dict[str, ModelEntry] = {
     "tpavi": ModelEntry(build=build_tpavi, options=TpaviOptions),
+    "c3n": ModelEntry(build=build_c3n, options=C3nOptions),
 }
 
 

@@ -37,6 +37,8 @@ class ModelOutput:
     logits: [B, T, K, H, W] at the size of the frames, no sigmoid or softmax.
     fused_maps: per stage (strides 4, 8, 16, 32) [B, T, C, h, w], after ReLU.
     projected_audio: per stage [B, T, C], None for a stage without audio fusion.
+    consensus: [B, T, 1000] float32, how far picture and sound agree on each ImageNet class; its
+    argmax is the class that was attended to.
     aux_logits, embeddings, objects: for models with further heads.
     """
 
@@ -46,6 +48,7 @@ class ModelOutput:
     aux_logits: Tensor | None = None
     embeddings: Tensor | None = None
     objects: dict[str, Tensor] | None = None
+    consensus: Tensor | None = None
 
 
 @dataclass(kw_only=True, slots=True)

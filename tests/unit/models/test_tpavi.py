@@ -27,6 +27,7 @@ def clip(*, num_frames: int = 4, size: tuple[int, int] = (64, 64)) -> ModelInput
     return ModelInput(
         frames=torch.randn(2, num_frames, 3, *size, generator=generator),
         audio_embedding=torch.randn(2, num_frames, 128, generator=generator),
+        audio_logits=torch.randn(2, num_frames, 527, generator=generator),
     )
 
 
