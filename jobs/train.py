@@ -2,6 +2,7 @@ r"""Train a segmentation model on prepared clips; the same command resumes a run
 
 Here:
     python jobs/train.py model=tpavi model.audio_weights=vggish.pth data.prepared=DIR out=DIR
+    python jobs/train.py experiment=tpavi_s4_pvt model.audio_weights=... data.prepared=... out=...
 On a cluster:
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml -- \
         python jobs/train.py model=tiny scale=cluster data.prepared=s3://BUCKET/s4 out=s3://BUCKET/run

@@ -11,7 +11,7 @@ Shapes: B clips, T frames, H x W pixels, K classes, C channels, N = B*T, V valid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -85,9 +85,12 @@ def compute_loss(
 
     masks: [B, T, H, W] uint8 class index, 0 = background; 255 = ignored, if semantic.
     mask_valid: [B, T] bool, False = no ground truth.
+    Logits of half precision (autocast) are taken as float32: sums over pixels need it.
     """
     if masks.shape[-2:] != output.logits.shape[-2:]:
         raise ValueError(f"masks {tuple(masks.shape)} do not fit {tuple(output.logits.shape)}")
+    if output.logits.dtype in (torch.bfloat16, torch.float16):
+        output = replace(output, logits=output.logits.float())
     if config.kind is LossKind.BINARY:
         parts = _binary_parts(output, masks, mask_valid, config=config)
     else:

@@ -151,3 +151,43 @@ def test_a_model_without_fusion_cannot_have_a_mapping_term() -> None:
         compute_loss(plain, masks(), valid, config=BINARY)
     with pytest.raises(ValueError, match="do not fit"):
         compute_loss(plain, masks()[..., :4], valid, config=BINARY)
+
+
+def test_dice_of_c3n_is_as_its_code_has_it() -> None:
+    logits, target = output().logits.detach(), masks()
+    valid = torch.tensor([[True, True, False], [True, False, True]])
+    frames = []
+    for clip, frame in valid.nonzero().tolist():
+        p, t = logits[clip, frame, 0].sigmoid(), (target[clip, frame] > 0).float()
+        frames.append(2 * ((p * t).sum() + 1) / (p.sum() + t.sum() + 1))
+    expected = 1 - torch.stack(frames).mean()
+    torch.testing.assert_close(soft_dice(logits, target, valid, form=DiceForm.C3N), expected)
+
+
+def test_the_cross_entropy_can_weigh_more_than_dice() -> None:
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    config = LossConfig(bce_weight=1.5, dice_weight=1.0, dice_form=DiceForm.C3N)
+    losses = compute_loss(output(), masks(), valid, config=config)
+    total = 1.5 * losses["bce"] + losses["dice"]
+    torch.testing.assert_close(losses["loss"].detach(), total)
+
+
+@pytest.mark.parametrize("config", [BINARY, SEMANTIC])
+def test_logits_of_autocast_are_summed_in_float32(config: LossConfig) -> None:
+    result = output(1 if config.kind is LossKind.BINARY else 4)
+    half = ModelOutput(
+        logits=result.logits.detach().bfloat16(),
+        fused_maps=result.fused_maps,
+        projected_audio=result.projected_audio,
+    )
+    rounded = ModelOutput(
+        logits=half.logits.float(),
+        fused_maps=result.fused_maps,
+        projected_audio=result.projected_audio,
+    )
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    losses = [
+        compute_loss(x, masks(), valid, config=config)["loss"].detach() for x in (half, rounded)
+    ]
+    assert losses[0].dtype == torch.float32
+    assert torch.equal(losses[0], losses[1])

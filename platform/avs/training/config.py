@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from avs.errors import ConfigError
 from avs.losses import LossConfig
+from avs.models.audio import AUDIO_NETWORKS
 from avs.models.config import ModelConfig
 from avs.scale import ScaleConfig
 
 __all__ = [
+    "CheckpointConfig",
     "InferenceConfig",
     "LoopConfig",
     "Precision",
@@ -21,10 +23,11 @@ __all__ = [
 
 
 class Schedule(enum.Enum):
-    """Learning rate over the steps of a run."""
+    """Learning rate over a run: cosine falls to 0 step by step, linear changes epoch by epoch."""
 
     CONSTANT = "constant"
     COSINE = "cosine"
+    LINEAR = "linear"
 
 
 class Precision(enum.Enum):
@@ -43,11 +46,17 @@ class PreparedConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LoopConfig:
-    """The optimisation. ``batch_size`` counts clips on each worker.
+    """The optimisation: Adam, with decoupled weight decay where that is above 0 (AdamW).
 
-    ``image_size_px`` resizes the prepared frames (null: as prepared). ``flip`` mirrors half of the
-    clips. ``num_threads`` is what each worker computes with. The audio network, where it is
+    ``batch_size`` counts clips on each worker. ``image_size_px`` resizes the prepared frames (null:
+    as prepared). ``num_threads`` is what each worker computes with. The audio network, where it is
     trained, learns at ``audio_learning_rate_factor`` times the learning rate.
+
+    ``schedule`` linear goes from ``learning_rate`` to ``final_learning_rate`` in
+    ``schedule_epochs`` equal steps, one an epoch, and stays there.
+    ``flip`` mirrors half of the clips; ``color_jitter`` changes every frame by itself by up to
+    [brightness, contrast, saturation, hue].
+    ``sync_batch_norm`` takes batch-norm statistics over all workers instead of each on its own.
     """
 
     epochs: int
@@ -60,6 +69,10 @@ class LoopConfig:
     image_size_px: int | None
     num_threads: int
     audio_learning_rate_factor: float = 1.0
+    final_learning_rate: float | None = None
+    schedule_epochs: int | None = None
+    color_jitter: tuple[float, ...] | None = None
+    sync_batch_norm: bool = False
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "num_threads"):
@@ -74,6 +87,31 @@ class LoopConfig:
             raise ConfigError(f"train.weight_decay={self.weight_decay} must not be negative.")
         if self.image_size_px is not None and self.image_size_px < 32:
             raise ConfigError(f"train.image_size_px={self.image_size_px} must be at least 32.")
+        self._check_schedule()
+        self._check_color_jitter()
+
+    def _check_schedule(self) -> None:
+        keys = ("final_learning_rate", "schedule_epochs")
+        for key in keys:
+            value = getattr(self, key)
+            if (self.schedule is Schedule.LINEAR) != (value is not None):
+                raise ConfigError(
+                    f"train.{key}={value} with train.schedule={self.schedule.value}: "
+                    f"linear needs {' and '.join(keys)}, the others take neither."
+                )
+            if value is not None and value <= 0:
+                raise ConfigError(f"train.{key}={value} must be above 0.")
+
+    def _check_color_jitter(self) -> None:
+        strength = self.color_jitter
+        if strength is None:
+            return
+        fits = len(strength) == 4 and all(0 <= s <= 1 for s in strength) and strength[3] <= 0.5
+        if not fits:
+            raise ConfigError(
+                f"train.color_jitter={list(strength)}: [brightness, contrast, saturation, hue], "
+                "each between 0 and 1, hue up to 0.5; null for none."
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -90,6 +128,14 @@ class InferenceConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class CheckpointConfig:
+    """``self_contained`` false: name and hash of the frozen audio weights instead of the weights,
+    which are then read from ``model.audio_weights`` wherever the checkpoint is used."""
+
+    self_contained: bool = True
+
+
+@dataclass(kw_only=True, slots=True)
 class TrainConfig:
     """Everything that a run depends on; saved whole in each checkpoint."""
 
@@ -101,3 +147,22 @@ class TrainConfig:
     scale: ScaleConfig
     seed: int
     out: str
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        self._check_checkpoint()
+        if self.train.sync_batch_norm and not self.scale.gpus_per_worker:
+            raise ConfigError(
+                "train.sync_batch_norm=true needs GPUs (torch has no such layer for the CPU), "
+                "scale.gpus_per_worker is 0: give scale=gpu, or train.sync_batch_norm=false and "
+                "one worker with the whole batch, which has the same statistics."
+            )
+
+    def _check_checkpoint(self) -> None:
+        frozen = not AUDIO_NETWORKS[self.model.audio_network].build.trainable
+        if self.checkpoint.self_contained or not frozen or self.model.audio_weights != "random":
+            return
+        raise ConfigError(
+            "checkpoint.self_contained=false with model.audio_weights=random: the weights would be "
+            "lost with the run. Give the file of the weights, or checkpoint.self_contained=true."
+        )

@@ -1,8 +1,8 @@
 """The training loop, plain PyTorch: one process a rank, Ray nowhere in sight.
 
 Every epoch is a pure function of the checkpoint before it and (seed, epoch, rank): clip order,
-flips and torch's random state are derived, not carried. A run that was killed and started again
-therefore equals one that was not, and no random state needs to be saved.
+augmentation and torch's random state are derived, not carried. A run that was killed and started
+again therefore equals one that was not, and no random state needs to be saved.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from avs.config import dump
 from avs.datasets import dataset_spec
 from avs.losses import LossConfig, LossKind, compute_loss
-from avs.models import AvsSystem, build_system
+from avs.models import AUDIO_NETWORKS, AvsSystem, build_system
+from avs.training.augment import augment
 from avs.training.card import model_card
 from avs.training.checkpoint import ClipSpec, load_checkpoint, save_checkpoint
 from avs.training.config import LoopConfig, Precision, Schedule, TrainConfig
@@ -62,14 +64,16 @@ class _Training:
     def __init__(self, config: TrainConfig, worker: Worker) -> None:
         self.config, self.worker = config, worker
         size_px = config.train.image_size_px
-        self.reader = ClipReader(config.data.prepared, split="train", image_size_px=size_px)
+        read = partial(
+            ClipReader,
+            config.data.prepared,
+            image_size_px=size_px,
+            input_kind=AUDIO_NETWORKS[config.model.audio_network].build.input_kind,
+        )
+        self.reader = read(split="train")
         form = self.reader.manifest.format
         splits = {s.split for s in self.reader.manifest.shards}
-        self.val_reader = (
-            ClipReader(config.data.prepared, split="val", image_size_px=size_px)
-            if "val" in splits
-            else None
-        )
+        self.val_reader = read(split="val") if "val" in splits else None
         semantic = len(form.class_names) > 2
         self.model_config = replace(
             config.model, num_classes=len(form.class_names) if semantic else 1
@@ -85,8 +89,12 @@ class _Training:
         )
         torch.manual_seed(config.seed)
         self.system: AvsSystem = build_system(self.model_config).to(worker.device)
+        if config.train.sync_batch_norm:
+            # Not the audio network: frozen ones keep their statistics, the small one its own rule.
+            convert = nn.SyncBatchNorm.convert_sync_batchnorm
+            self.system.segmenter = convert(self.system.segmenter)  # type: ignore[no-untyped-call]
         self.ddp = worker.wrap(self.system)
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(  # at a decay of 0, Adam
             _parameter_groups(self.system, config.train),
             lr=config.train.learning_rate,
             weight_decay=config.train.weight_decay,
@@ -179,7 +187,7 @@ def _epoch(state: _Training, epoch: int, run: Run) -> EpochMetrics:
 
 
 def _batches(state: _Training, epoch: int) -> Iterator[tuple[Batch, float]]:
-    """The batches of an epoch on this rank, flipped by plan, with the seconds waited for each."""
+    """The batches of an epoch on this rank, augmented by plan, with the seconds waited for each."""
     config, worker = state.config, state.worker
     order = epoch_order(len(state.reader), seed=config.seed, epoch=epoch)
     rows = [
@@ -197,25 +205,15 @@ def _batches(state: _Training, epoch: int) -> Iterator[tuple[Batch, float]]:
         start_s = time.monotonic()
         batch = next(stream).to(worker.device)
         waited_s = time.monotonic() - start_s
-        if config.train.flip:
-            flip = np.random.default_rng([config.seed, epoch, step, worker.rank]).random(
-                len(rows[step])
-            )
-            _flip(batch, torch.from_numpy(flip < 0.5).to(worker.device))
+        augment(batch, loop=config.train, seed=[config.seed, epoch, step, worker.rank])
         yield batch, waited_s
-
-
-def _flip(batch: Batch, chosen: Tensor) -> None:
-    """Mirror frames and masks of the chosen clips, the same for all frames of a clip."""
-    batch.frames[chosen] = batch.frames[chosen].flip(-1)
-    batch.masks[chosen] = batch.masks[chosen].flip(-1)
 
 
 def _step(state: _Training, batch: Batch, lr: float) -> dict[str, float]:
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["factor"]
     with autocast(state.config.train.precision, state.worker.device):
-        output = state.ddp(batch.frames, batch.log_mel, padding_flags(batch))
+        output = state.ddp(batch.frames, batch.sound, padding_flags(batch))
     losses = compute_loss(output, batch.masks, batch.mask_valid, config=state.loss_config)
     state.optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -236,6 +234,11 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 def _learning_rate(loop: LoopConfig, step: int, steps_per_epoch: int) -> float:
     if loop.schedule is Schedule.CONSTANT:
         return loop.learning_rate
+    if loop.schedule is Schedule.LINEAR:
+        assert loop.final_learning_rate is not None
+        assert loop.schedule_epochs is not None
+        done = min(step // steps_per_epoch / loop.schedule_epochs, 1.0)
+        return loop.learning_rate + done * (loop.final_learning_rate - loop.learning_rate)
     done = step / (loop.epochs * steps_per_epoch)
     return loop.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
@@ -277,10 +280,18 @@ def _commit(state: _Training, run: Run) -> None:
     save_checkpoint(
         run.epoch_uri(metrics["epoch"]),
         weights=state.system.state_dict(),
+        leave_out_audio=not (
+            state.config.checkpoint.self_contained or state.system.audio.trainable
+        ),
         config={**plain, "model": dump(state.model_config)},
         clip=state.clip,
         metrics=metrics,
-        card=model_card(state.config, metrics, class_names=state.clip.class_names),
+        card=model_card(
+            state.config,
+            metrics,
+            manifest=state.reader.manifest,
+            audio_trained=state.system.audio.trainable,
+        ),
         trainer_state={"optimizer": state.optimizer.state_dict(), "history": state.history},
     )
     state.worker.check_lease()

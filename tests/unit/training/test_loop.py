@@ -21,7 +21,7 @@ from avs.inference.predictor import Predictor
 from avs.media.masks import voc_palette
 from avs.prepare.manifest import read_manifest, write_manifest
 from avs.schema import write_clips
-from avs.training import loop
+from avs.training import augment
 from avs.training.checkpoint import load_checkpoint
 from avs.training.config import Precision, Schedule, TrainConfig
 from avs.training.feed import Batch, ClipReader
@@ -122,7 +122,7 @@ def test_a_rank_other_than_the_first_writes_nothing(prepared: Path, tmp_path: Pa
 def test_frames_and_masks_of_a_clip_are_mirrored_together_and_others_not(prepared: Path) -> None:
     reader = ClipReader(str(prepared), split="train")
     before, after = reader.read([0, 1, 2]), reader.read([0, 1, 2])
-    loop._flip(after, torch.tensor([True, False, True]))
+    augment.flip_clips(after, torch.tensor([True, False, True]))
     for slot, flipped in enumerate([True, False, True]):
         for name in ("frames", "masks"):
             old, new = getattr(before, name)[slot], getattr(after, name)[slot]
@@ -138,7 +138,7 @@ def test_about_half_of_the_clips_are_mirrored_and_the_same_ones_every_time(
     def note(_: Batch, flags: torch.Tensor) -> None:
         chosen.append(flags.tolist())
 
-    monkeypatch.setattr(loop, "_flip", note)
+    monkeypatch.setattr(augment, "flip_clips", note)
     runs = []
     for name in ("a", "b"):
         chosen.clear()
