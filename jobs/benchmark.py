@@ -1,7 +1,8 @@
-r"""Measure a stage beside a bare loop and the published form, interleaved: medians with spread.
+r"""Measure a stage beside a bare loop or the published form, interleaved: medians with spread.
 
 Here (quick=true for a smoke run; videos=DIR for your own instead of synthetic ones):
     python jobs/benchmark.py stage=prepare num_clips=600 "out='outputs/benchmark'"
+    python jobs/benchmark.py stage=models "models.cases=[step,forward]" models.num_threads=2
 On a cluster it measures the head node:
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml \
         --entrypoint-num-cpus 2 -- python jobs/benchmark.py stage=prepare out=/tmp/benchmark
@@ -13,17 +14,14 @@ import hydra
 from _launch import run
 from omegaconf import DictConfig
 
-from avs.benchmark import BenchmarkConfig
+from avs.benchmark import BenchmarkConfig, run_benchmark
 from avs.config import parse
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="benchmark")
 def main(cfg: DictConfig) -> None:
     config = parse(cfg, BenchmarkConfig)
-
-    from avs.benchmark.prepare import benchmark_prepare
-
-    benchmark_prepare(config, jobs=Path(__file__).parent)
+    run_benchmark(config, jobs=Path(__file__).parent)
 
 
 if __name__ == "__main__":

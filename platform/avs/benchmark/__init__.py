@@ -1,5 +1,24 @@
 """Benchmarks: the platform beside bare loops and the published form, in one run."""
 
-from avs.benchmark.config import BenchmarkConfig, Stage
+from __future__ import annotations
 
-__all__ = ["BenchmarkConfig", "Stage"]
+from pathlib import Path
+
+from avs.benchmark.config import BenchmarkConfig, ModelsConfig, Stage
+
+__all__ = ["BenchmarkConfig", "ModelsConfig", "Stage", "run_benchmark"]
+
+
+def run_benchmark(config: BenchmarkConfig, *, jobs: Path) -> str:
+    """Measure the stage of ``config``; writes below ``config.out`` and returns the markdown.
+
+    ``jobs`` is the folder of the jobs. Raises ConfigError for an unknown contender or case,
+    AvsError when a contender fails.
+    """
+    if config.stage is Stage.MODELS:
+        from avs.benchmark.models import benchmark_models  # torch: only where it is measured
+
+        return benchmark_models(config)
+    from avs.benchmark.prepare import benchmark_prepare
+
+    return benchmark_prepare(config, jobs=jobs)

@@ -3,26 +3,57 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from avs.errors import ConfigError
 
-__all__ = ["BenchmarkConfig", "Stage"]
+__all__ = ["BenchmarkConfig", "ModelsConfig", "Stage"]
 
 
 class Stage(enum.Enum):
     """What is measured."""
 
     PREPARE = "prepare"
+    MODELS = "models"
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelsConfig:
+    """Stage ``models``: the network, and how each child process runs it.
+
+    ``image_size_px`` is the base size; cases of other sizes scale it. ``pairs`` interleaved runs of
+    ours and the published form give a ratio each. ``num_threads`` of torch in a child. A contender
+    whose N x N matrices need more than ``memory_limit_gb`` (10^9 bytes) is not started. ``cases``
+    keeps only some of the stage's.
+    """
+
+    backbone: str
+    image_size_px: int
+    fusion_width: int
+    pairs: int
+    num_threads: int
+    memory_limit_gb: float
+    cases: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("pairs", "num_threads"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"models.{key}={getattr(self, key)} must be at least 1.")
+        if self.image_size_px < 32 or self.image_size_px % 32:
+            raise ConfigError(f"models.image_size_px={self.image_size_px}: a multiple of 32.")
+        if not self.memory_limit_gb > 0:
+            raise ConfigError(f"models.memory_limit_gb={self.memory_limit_gb} must be above 0.")
 
 
 @dataclass(kw_only=True, slots=True)
 class BenchmarkConfig:
-    """``repeats`` interleaved runs of each contender of ``stage``, with ``processes`` workers.
+    """What is measured, and how often.
 
+    Stage ``prepare``: ``repeats`` interleaved runs of each contender with ``processes`` workers.
     ``videos`` is a local folder whose videos are repeated up to ``num_clips`` clips (null:
-    synthetic ones). ``contenders`` keeps only some of the stage's. ``quick`` runs each once on a
-    handful of clips: a smoke test, whose figures say nothing.
+    synthetic ones). ``contenders`` keeps only some of the stage's. Stage ``models`` has its own
+    section. ``quick`` runs each contender once on a handful of clips or on a tiny network: a smoke
+    test, whose figures say nothing.
     """
 
     stage: Stage
@@ -32,6 +63,7 @@ class BenchmarkConfig:
     processes: int
     shard_clips: int
     quick: bool
+    models: ModelsConfig
     videos: str | None = None
     contenders: list[str] | None = None
 
@@ -42,3 +74,6 @@ class BenchmarkConfig:
         if self.quick:
             self.num_clips, self.repeats = min(self.num_clips, 8), 1
             self.shard_clips = min(self.shard_clips, 2)
+            self.models = replace(
+                self.models, backbone="test_resnet", image_size_px=64, fusion_width=16, pairs=1
+            )

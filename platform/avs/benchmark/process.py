@@ -1,25 +1,30 @@
-"""One measured command: wall time, and the peak memory of it with all its descendants."""
+"""Measured commands: wall time and peak memory from outside, or figures that a child reports."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
 
 from avs.errors import AvsError
 
-__all__ = ["Usage", "run_measured"]
+__all__ = ["KilledError", "Usage", "run_measured", "run_reporting"]
 
 _SAMPLE_EVERY_S = 0.5
 # The kernel walks all pages for a sample: of Ray's processes, twice a second cost 7 % of the run.
 _SAMPLE_SHARE = 0.01
-# One thread a process: with more, two contenders would differ by how they share the cores.
-_PINNED = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class KilledError(AvsError):
+    """The kernel ended a child: most often the machine had no memory left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,12 +42,12 @@ def run_measured(command: Sequence[str]) -> Usage:
     Raises:
         AvsError: it failed; the message holds the command and the end of what it printed.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     started_s, began = time.time(), time.monotonic()
     peak_bytes = 0
     with tempfile.TemporaryFile() as log:
+        # One thread a process: with more, two contenders would differ by how they share the cores.
         child = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**environment, **_PINNED}
+            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(num_threads=1)
         )
         try:
             while True:
@@ -59,9 +64,40 @@ def run_measured(command: Sequence[str]) -> Usage:
         seconds = time.monotonic() - began
         if child.returncode:
             log.seek(0)
-            said = log.read().decode(errors="replace")[-800:]
-            raise AvsError(f"{' '.join(command)} ended with {child.returncode}: {said}")
+            raise _failure(command, child.returncode, log.read())
     return Usage(started_s=started_s, seconds=seconds, peak_bytes=peak_bytes)
+
+
+def run_reporting(command: Sequence[str], *, num_threads: int) -> dict[str, float]:
+    """Run a command with ``num_threads`` threads; its last line is a JSON object of figures.
+
+    Raises:
+        KilledError: it was killed, as for memory. AvsError: it failed; the message holds the
+            command and the end of what it printed.
+    """
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        env=_environment(num_threads=num_threads),
+        check=False,
+    )
+    if done.returncode == -signal.SIGKILL:
+        raise KilledError(f"{' '.join(command)} was killed: too little memory on this machine")
+    if done.returncode:
+        raise _failure(command, done.returncode, done.stdout + done.stderr)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def _environment(*, num_threads: int) -> Mapping[str, str]:
+    """Ours without Ray's, with the threads pinned."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return kept | dict.fromkeys(_THREADS, str(num_threads))
+
+
+def _failure(command: Sequence[str], code: int, said: bytes) -> AvsError:
+    end = said.decode(errors="replace")[-800:]
+    return AvsError(f"{' '.join(command)} ended with {code}: {end}")
 
 
 def _tree_bytes(pid: int) -> int:

@@ -115,4 +115,12 @@ def _plain() -> dict[str, object]:
         "processes": 1,
         "shard_clips": 2,
         "quick": False,
+        "models": {
+            "backbone": "test_resnet",
+            "image_size_px": 64,
+            "fusion_width": 16,
+            "pairs": 1,
+            "num_threads": 1,
+            "memory_limit_gb": 16.0,
+        },
     }
