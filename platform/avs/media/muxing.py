@@ -74,7 +74,10 @@ class EncodedPicture:
         """Encode a frame shown at ``pts`` of the source; a missing or repeated one is moved on."""
         rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame = rgb.reformat(
-            format="yuv420p", dst_colorspace=self._matrix, dst_color_range=ColorRange.MPEG
+            format="yuv420p",
+            dst_colorspace=self._matrix,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,  # see pyav_reader.upright
         )
         wanted = self._last_pts + self._step if pts is None else pts - self._offset
         self._last_pts = frame.pts = max(wanted, self._last_pts + 1)

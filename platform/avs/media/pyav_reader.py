@@ -188,7 +188,8 @@ class _Collector:
 
 def upright(frame: VideoFrame) -> NDArray[np.uint8]:
     """RGB pixels of a decoded frame as shown, turned and mirrored, uint8 [H, W, 3]."""
-    pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    # By default every frame gets threads of its own, which live until garbage is collected.
+    pixels = np.asarray(frame.to_ndarray(format="rgb24", threads=1), np.uint8)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, Buffer):
         return pixels

@@ -145,6 +145,7 @@ def _serve(connection: socket.socket) -> NoReturn:
             _respond(connection, request)
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
+        gc.collect()  # readers and encoders lie in cycles, with all their pictures
 
 
 def _respond(connection: socket.socket, request: dict[str, Any]) -> None:
