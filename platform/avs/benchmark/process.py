@@ -20,6 +20,8 @@ __all__ = ["KilledError", "Usage", "run_measured", "run_reporting"]
 _SAMPLE_EVERY_S = 0.5
 # The kernel walks all pages for a sample: of Ray's processes, twice a second cost 7 % of the run.
 _SAMPLE_SHARE = 0.01
+# glibc otherwise keeps freed blocks of up to 32 MB, more of them in each run.
+_RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -68,8 +70,13 @@ def run_measured(command: Sequence[str]) -> Usage:
     return Usage(started_s=started_s, seconds=seconds, peak_bytes=peak_bytes)
 
 
-def run_reporting(command: Sequence[str], *, num_threads: int) -> dict[str, float]:
+def run_reporting(
+    command: Sequence[str], *, num_threads: int, return_freed: bool = False
+) -> dict[str, float]:
     """Run a command with ``num_threads`` threads; its last line is a JSON object of figures.
+
+    ``return_freed``: freed memory goes back to the system at once, so that a peak is what was in
+    use at once; that takes time, so such a run's seconds say little.
 
     Raises:
         KilledError: it was killed, as for memory. AvsError: it failed; the message holds the
@@ -78,7 +85,7 @@ def run_reporting(command: Sequence[str], *, num_threads: int) -> dict[str, floa
     done = subprocess.run(
         command,
         capture_output=True,
-        env=_environment(num_threads=num_threads),
+        env={**_environment(num_threads=num_threads), **(_RETURN_FREED if return_freed else {})},
         check=False,
     )
     if done.returncode == -signal.SIGKILL:

@@ -1,21 +1,26 @@
 """TPAVI: temporal pixel-wise audio-visual interaction (Zhou et al., Audio-Visual Segmentation, ECCV
 2022).
 
-The paper's attention has no softmax, so it is linear in its keys and never needs the N x N matrix
-(N = T*h*w) that the official code builds. With sound the keys do not depend on the pixel: N
-queries meet T keys, and the mean of g over a frame is g of the mean. Without sound, phi and g
-contract first to one small matrix. Both are exact up to float summation order. 1x1x1 convolutions
-over [B, C, T, h, w] are 1x1 convolutions over [B*T, C, h, w] here: same parameters, no transposes.
-Trade-off: the importer squeezes a dimension of the official weights.
+The paper's attention has no softmax, so it is linear and never needs the N x N matrix (N = T*h*w)
+that the official code builds, nor the maps theta, phi, g and W_z that lead to and from it:
 
-Shapes: B clips, T frames, C channels, c inner channels, h x w pixels, P = h*w, D audio width; S =
-T as keys.
+    y_p = W_z sum_s v_s (k_s . theta(x_p)) = sum_s (W_z v_s) ((W_theta^T k_s) . x_p + k_s . b_theta)
+
+With sound the sum has T terms: the keys phi do not depend on the pixel, and the mean of g over a
+frame is g of the mean. Without sound it has c: phi and g contract first to one small matrix. Both
+are exact up to float summation order; a pixel costs 2 C T (or 2 C c) products. Maps are channels
+last, so a pixel's channels are a row of a matrix and LayerNorm needs no transposed copy. Trade-off:
+the importer squeezes a dimension of the official weights.
+
+Shapes: B clips, T frames, C channels, c inner channels, h x w pixels, N = T*h*w, D audio width,
+S = terms of the sum.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 __all__ = ["TpaviBlock"]
 
@@ -44,44 +49,47 @@ class TpaviBlock(nn.Module):
         """Fuse one stage.
 
         x_BTChw: [B, T, C, h, w]; audio_BTD: [B, T, D], or None for the plain visual ("vv") block.
-        Returns the fused map [B, T, C, h, w] (no ReLU yet) and the projected audio [B, T, C].
+        Returns the fused map [B, T, C, h, w] (no ReLU yet, channels last in memory) and the
+        projected audio [B, T, C].
         """
-        audio_BTC = None if audio_BTD is None else self.align(audio_BTD)
-        x_NChw = x_BTChw.flatten(0, 1)
-        theta_BTcP = _clips(self.theta(x_NChw), x_BTChw).flatten(3)
-        if audio_BTC is None:
-            y_BTcP = self._attend_to_pixels(theta_BTcP, x_BTChw)
+        x_BThwC = x_BTChw.permute(0, 1, 3, 4, 2).contiguous()
+        if audio_BTD is None:
+            audio_BTC = None
+            y_BNC = torch.stack([self._attend_to_pixels(x_NC) for x_NC in x_BThwC.flatten(1, 3)])
         else:
-            y_BTcP = self._attend_to_sound(theta_BTcP, x_BTChw, audio_BTC)
-        y_Nchw = y_BTcP.flatten(0, 1).reshape(len(x_NChw), -1, *x_BTChw.shape[3:])
-        z_NChw = x_NChw + self.bn(self.w_z(y_Nchw))
-        z_NChw = self.norm(z_NChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return _clips(z_NChw, x_BTChw), audio_BTC
+            audio_BTC = torch.stack([self.align(audio_TD) for audio_TD in audio_BTD])
+            y_BNC = torch.stack(list(map(self._attend_to_sound, x_BThwC, audio_BTC)))
+        y_BThwC = self._normalised(y_BNC.reshape(x_BThwC.shape))
+        z_BThwC: Tensor = self.norm(y_BThwC.add_(x_BThwC))  # batch norm needs no output of its own
+        return z_BThwC.permute(0, 1, 4, 2, 3), audio_BTC
 
-    def _attend_to_sound(self, theta_BTcP: Tensor, x_BTChw: Tensor, audio_BTC: Tensor) -> Tensor:
-        """y_p = 1/T sum_s (theta_p . phi_s) mean_hw(g_s)."""
-        phi_BSc = _pointwise(self.phi, audio_BTC)
-        g_BSc = _pointwise(self.g, x_BTChw.mean(dim=(3, 4)))
-        scores_BTSP = phi_BSc.unsqueeze(1) @ theta_BTcP
-        y_BTcP: Tensor = g_BSc.transpose(1, 2).unsqueeze(1) @ scores_BTSP / phi_BSc.shape[1]
-        return y_BTcP
+    def _attend_to_sound(self, x_ThwC: Tensor, audio_TC: Tensor) -> Tensor:
+        """y_p = W_z 1/T sum_s (theta_p . phi_s) mean_hw(g_s); S = T."""
+        phi_Sc = _pointwise(self.phi, audio_TC)
+        keys_SC = phi_Sc @ self.theta.weight.flatten(1)
+        offsets_S = phi_Sc @ _bias(self.theta)
+        g_Sc = _pointwise(self.g, x_ThwC.mean(dim=(1, 2)))
+        values_SC = F.linear(g_Sc, self.w_z.weight.flatten(1)) / len(phi_Sc)
+        scores_NS = torch.addmm(offsets_S, x_ThwC.flatten(0, 2), keys_SC.mT)
+        return torch.addmm(_bias(self.w_z), scores_NS, values_SC)
 
-    def _attend_to_pixels(self, theta_BTcP: Tensor, x_BTChw: Tensor) -> Tensor:
-        """y_p = theta_p . (1/N sum_q phi_q g_q^T)."""
-        x_NChw = x_BTChw.flatten(0, 1)
-        phi_BTcP = _clips(self.phi(x_NChw), x_BTChw).flatten(3)
-        g_BTcP = _clips(self.g(x_NChw), x_BTChw).flatten(3)
-        num_keys = phi_BTcP.shape[1] * phi_BTcP.shape[3]
-        context_Bcc = torch.einsum("btip,btjp->bij", phi_BTcP, g_BTcP) / num_keys
-        y_BTcP: Tensor = context_Bcc.transpose(1, 2).unsqueeze(1) @ theta_BTcP
-        return y_BTcP
+    def _attend_to_pixels(self, x_NC: Tensor) -> Tensor:
+        """y_p = W_z (1/N sum_q g_q phi_q^T) theta_p; S = c."""
+        context_cc = _pointwise(self.phi, x_NC).mT @ _pointwise(self.g, x_NC) / len(x_NC)
+        values_cC = F.linear(context_cc, self.w_z.weight.flatten(1))
+        return torch.addmm(_bias(self.w_z), _pointwise(self.theta, x_NC), values_cC)
 
-
-def _pointwise(conv: nn.Conv2d, x_BTC: Tensor) -> Tensor:
-    """Apply a 1x1 convolution to vectors [B, T, C]."""
-    return nn.functional.linear(x_BTC, conv.weight.flatten(1), conv.bias)
+    def _normalised(self, y_BThwC: Tensor) -> Tensor:
+        """Batch norm, which counts channels second."""
+        y_NChw: Tensor = self.bn(y_BThwC.flatten(0, 1).permute(0, 3, 1, 2))
+        return y_NChw.permute(0, 2, 3, 1).reshape(y_BThwC.shape)
 
 
-def _clips(x_NChw: Tensor, like_BTChw: Tensor) -> Tensor:
-    """Split N = B*T again."""
-    return x_NChw.reshape(*like_BTChw.shape[:2], *x_NChw.shape[1:])
+def _pointwise(conv: nn.Conv2d, x_BNC: Tensor) -> Tensor:
+    """Apply a 1x1 convolution to rows [B, N, C]."""
+    return F.linear(x_BNC, conv.weight.flatten(1), conv.bias)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias

@@ -63,3 +63,20 @@ def test_block_starts_as_layer_norm() -> None:
     fused, _ = block(x, torch.randn(1, 2, 4))
     normalised = torch.nn.functional.layer_norm(x.permute(0, 1, 3, 4, 2), (8,))
     torch.testing.assert_close(fused, normalised.permute(0, 1, 4, 2, 3))
+
+
+@pytest.mark.parametrize("num_clips", [2, 3])
+@pytest.mark.parametrize("use_audio", [True, False])
+def test_a_clip_is_bit_equal_in_every_slot_of_a_batch(use_audio: bool, num_clips: int) -> None:
+    """What is segmented alone, in a bucket or for a request must not differ in a bit."""
+    torch.manual_seed(0)
+    block = TpaviBlock(64, audio_dim=128, audio_bias=True, use_audio=use_audio).eval()
+    torch.nn.init.normal_(block.bn.weight)
+    x, others = torch.randn(5, 64, 3, 3), torch.randn(num_clips, 5, 64, 3, 3)
+    audio, other_audio = torch.randn(5, 128), torch.randn(num_clips, 5, 128)
+    fused = []
+    for slot in range(num_clips):
+        x_BTChw, audio_BTD = others.clone(), other_audio.clone()
+        x_BTChw[slot], audio_BTD[slot] = x, audio
+        fused.append(block(x_BTChw, audio_BTD if use_audio else None)[0][slot])
+    assert all(torch.equal(fused[0], other) for other in fused[1:])
