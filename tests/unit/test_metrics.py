@@ -20,6 +20,7 @@ from avs.metrics import (
     f_curve,
     f_score,
     frame_iou,
+    make_meter,
     mask_iou,
     nonempty,
     semantic_sums,
@@ -181,3 +182,57 @@ def test_a_spurious_class_costs_a_frame_and_ignored_pixels_cost_nothing() -> Non
 
 def test_one_ignore_index_everywhere() -> None:
     assert losses.IGNORE_INDEX == metrics.IGNORE_INDEX == schema.IGNORE_INDEX
+
+
+def _literal_pooled(pred: Tensor, target: Tensor, kept: Tensor, classes: range) -> dict[str, float]:
+    """Class by class as DDESeg writes it, over all pixels of all frames at once."""
+    ious, fs, f1s = [], [], []
+    for c in classes:
+        p, t = (pred == c) & kept, (target == c) & kept
+        inter, union = int((p & t).sum()), int((p | t).sum())
+        if not union:
+            continue
+        precision, recall = (inter / max(int(v.sum()), 1) for v in (p, t))
+        ious.append(inter / union)
+        fs.append(1.3 * precision * recall / max(0.3 * precision + recall, 1e-30))
+        f1s.append(2 * precision * recall / max(precision + recall, 1e-30))
+    return {key: sum(v) / len(v) for key, v in (("j", ious), ("f", fs), ("f1", f1s))}
+
+
+@pytest.mark.parametrize("num_classes", [1, 5])
+def test_pooled_figures_count_the_pixels_of_the_split_together(num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(6, 4, num_classes, 9, 8, generator=generator)
+    masks = torch.randint(0, 3, (6, 4, 9, 8), generator=generator)  # of 5 classes two never occur
+    masks[0, 0, 0] = 255 if num_classes > 1 else 1
+    valid = torch.rand(6, 4, generator=generator) > 0.3
+    valid[2] = False
+    if num_classes > 1:
+        logits[:, :, 4] = -9.0  # class 4 is neither predicted nor true: it does not count
+    meter = make_meter("pooled", num_classes=num_classes)
+    for clip in zip(logits, masks, valid, strict=True):
+        meter.add_clip(*clip)
+    result = meter.result()
+
+    pred = (logits[:, :, 0] > 0).long() if num_classes == 1 else logits.argmax(dim=2)
+    target = (masks > 0).long() if num_classes == 1 else masks
+    kept = valid[..., None, None] & (target != 255)
+    classes = range(1, 2) if num_classes == 1 else range(5)
+    wanted = _literal_pooled(pred, target, kept, classes)
+    assert {key: result[key] for key in wanted} == pytest.approx(wanted, abs=1e-12)
+    assert result["protocol"] == "pooled"
+    assert result["num_clips"] == 5
+    assert result["num_classes_seen"] == (1 if num_classes == 1 else 4)
+
+
+def test_a_protocol_names_its_meter() -> None:
+    logits, masks = torch.randn(5, 1, 8, 8), torch.randint(0, 2, (5, 8, 8))
+    for batch_size in (1, 2):
+        meter = make_meter("avsbench", num_classes=1, batch_size_clips=batch_size)
+        meter.add_clip(logits, masks, torch.ones(5, dtype=torch.bool))
+        assert meter.result()["batch_size"] == batch_size
+    assert isinstance(make_meter("avsbench", num_classes=71), SemanticMeter)
+    with pytest.raises(ValueError, match="nonsense"):
+        make_meter("nonsense", num_classes=1)
+    with pytest.raises(ValueError, match="no clip with ground truth"):
+        make_meter("pooled", num_classes=1).result()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from avs.errors import ConfigError
 from avs.inference.outputs import OutputKind
+from avs.metrics import Protocol
 from avs.scale import ScaleConfig
 from avs.training.config import PreparedConfig
 
@@ -40,8 +41,9 @@ class SegmentConfig:
 
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
-    """``batch_size``: test batch of the AVSBench protocol, in clips; its figures depend on it.
+    """``protocol``: whose J and F are told first; metrics.json holds those of the other one too.
 
+    ``batch_size``: test batch of the AVSBench protocol, in clips; its figures depend on it.
     ``num_pictures`` clips are shown in the report.
     """
 
@@ -52,6 +54,7 @@ class EvaluateConfig:
     batch_size: int
     num_pictures: int
     scale: ScaleConfig
+    protocol: Protocol = Protocol.AVSBENCH
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

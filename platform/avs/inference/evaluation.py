@@ -13,7 +13,7 @@ from avs.errors import DataError
 from avs.inference.bucket import map_in_pool
 from avs.inference.conditions import choose_donors
 from avs.inference.config import EvaluateConfig
-from avs.inference.scoring import ClipScorer, combine
+from avs.inference.scoring import ClipScorer, combine, protocol_text
 from avs.progress import Progress
 from avs.report.evaluation import write_report
 from avs.training.checkpoint import load_checkpoint
@@ -41,7 +41,10 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
     rows = _score(config, reader, checkpoint.uri, prepared, say)
     try:
         conditions = combine(
-            rows, num_classes=checkpoint.model.num_classes, batch_size=config.batch_size
+            rows,
+            num_classes=checkpoint.model.num_classes,
+            batch_size=config.batch_size,
+            protocol=config.protocol,
         )
     except ValueError:
         raise DataError(f"split={config.split} of {prepared} has no ground truth.") from None
@@ -57,7 +60,7 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
 
 def table_lines(metrics: dict[str, Any]) -> list[str]:
     """J and F with the true, the silent and the swapped sound, as the jobs print them."""
-    lines = [f"{'sound':<10}{'J':>8}{'F':>8}"]
+    lines = [f"{'sound':<10}{'J':>8}{'F':>8}   {protocol_text(metrics)}"]
     for name in ("true", "silent", "swapped"):
         score = metrics["conditions"][name]
         lines.append(f"{name:<10}{score['j']:>8.3f}{score['f']:>8.3f}")
@@ -92,7 +95,7 @@ def _score(
 def _metrics(config: EvaluateConfig, checkpoint: str, conditions: dict[str, Any]) -> dict[str, Any]:
     true = conditions["true"]
     return {
-        "protocol": "avsbench",
+        "protocol": config.protocol.value,
         "batch_size": config.batch_size,
         "split": config.split,
         "checkpoint": checkpoint,

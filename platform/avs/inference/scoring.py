@@ -18,10 +18,20 @@ from torch import Tensor
 from avs.inference.conditions import Condition, sound_for
 from avs.inference.predictor import Predictor
 from avs.media.frames import resize_frames
-from avs.metrics import BinaryMeter, SemanticMeter, SemanticSums, clip_metrics, semantic_sums
+from avs.metrics import (
+    BinaryMeter,
+    ClassAreas,
+    PooledMeter,
+    Protocol,
+    SemanticMeter,
+    SemanticSums,
+    class_areas,
+    clip_metrics,
+    semantic_sums,
+)
 from avs.training.feed import ClipReader
 
-__all__ = ["ClipScorer", "as_numpy", "combine"]
+__all__ = ["ClipScorer", "as_numpy", "combine", "protocol_text"]
 
 
 class ClipScorer:
@@ -63,24 +73,51 @@ class ClipScorer:
         return F.interpolate(logits, tuple(size_px), mode="bilinear", align_corners=False)
 
 
-def combine(rows: Sequence[dict[str, Any]], *, num_classes: int, batch_size: int) -> dict[str, Any]:
+def combine(
+    rows: Sequence[dict[str, Any]],
+    *,
+    num_classes: int,
+    batch_size: int,
+    protocol: Protocol = Protocol.AVSBENCH,
+) -> dict[str, Any]:
     """J and F by condition over all clips, in the order of the split.
 
-    Returns ``{"true": {"j", "f", ...}, "silent": ..., "swapped": ...}``, values in 0..1.
+    Returns ``{"true": {"j", "f", ...}, "silent": ..., "swapped": ...}``, values in 0..1, in
+    ``protocol``; each holds the result of the other protocol under that one's name. Raises
+    ValueError when no clip has ground truth.
     """
     ordered = sorted(rows, key=lambda row: int(row["index"]))
-    return {
-        condition.value: _combine_one(
-            [row["scores"][condition.value] for row in ordered], num_classes, batch_size
-        )
-        for condition in Condition
-    }
+    results = {}
+    for condition in Condition:
+        scores = [s for row in ordered if (s := row["scores"][condition.value]) is not None]
+        both = {
+            Protocol.AVSBENCH: _official(scores, num_classes, batch_size),
+            Protocol.POOLED: _pooled(scores, num_classes),
+        }
+        chosen = both.pop(protocol)
+        results[condition.value] = chosen | {other.value: value for other, value in both.items()}
+    return results
 
 
-def _combine_one(
-    scores: list[dict[str, Any] | None], num_classes: int, batch_size: int
+def protocol_text(metrics: dict[str, Any]) -> str:
+    """How the figures were made, to be told beside them."""
+    if metrics["protocol"] == Protocol.POOLED.value:
+        return "pooled over the split"
+    return f"AVSBench protocol, test batch of {metrics['batch_size']}"
+
+
+def _pooled(scores: Sequence[dict[str, Any]], num_classes: int) -> dict[str, Any]:
+    meter = PooledMeter(num_classes)
+    for score in scores:
+        if score["areas"] is not None:
+            predicted, true, both = _array(score["areas"])
+            meter.add_areas(ClassAreas(predicted=predicted, true=true, both=both))
+    return meter.result()
+
+
+def _official(
+    scored: Sequence[dict[str, Any]], num_classes: int, batch_size: int
 ) -> dict[str, Any]:
-    scored = [s for s in scores if s is not None]
     if num_classes == 1:
         meter = BinaryMeter(batch_size_clips=batch_size)
         for score in scored:
@@ -90,17 +127,21 @@ def _combine_one(
     for score in scored:
         sums = {key: _array(score[key]) for key in ("iou", "f", "count")}
         semantic.add_sums(SemanticSums(**sums, num_frames=score["num_frames"]))
-    result: dict[str, Any] = semantic.result()
+    result = semantic.result()
     return {**result, "j": result["miou"], "f": result["fscore"], "num_clips": len(scored)}
 
 
 def _scores(logits_tkhw: Tensor, masks: Tensor, valid: Tensor) -> dict[str, Any] | None:
     num_classes = logits_tkhw.shape[1]
+    areas = class_areas(logits_tkhw, masks, valid, num_classes=num_classes)
+    areas_text = None
+    if areas is not None:
+        areas_text = _text(torch.stack([areas.predicted, areas.true, areas.both]))
     if num_classes > 1:
         # The official semantic metric counts every frame, padded ones too.
         sums = semantic_sums(logits_tkhw, masks, num_classes=num_classes)
         arrays = {"iou": _text(sums.iou), "f": _text(sums.f), "count": _text(sums.count)}
-        return {**arrays, "num_frames": sums.num_frames}
+        return {**arrays, "num_frames": sums.num_frames, "areas": areas_text}
     found = clip_metrics(logits_tkhw, masks, valid)
     if found is None:
         return None
@@ -109,6 +150,7 @@ def _scores(logits_tkhw: Tensor, masks: Tensor, valid: Tensor) -> dict[str, Any]
         "curve": _text(found.curve),
         "nonempty": _text(found.nonempty),
         "j": float(found.iou.mean()),
+        "areas": areas_text,
     }
 
 

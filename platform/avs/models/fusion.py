@@ -60,7 +60,7 @@ class TpaviBlock(nn.Module):
             audio_BTC = torch.stack([self.align(audio_TD) for audio_TD in audio_BTD])
             y_BNC = torch.stack(list(map(self._attend_to_sound, x_BThwC, audio_BTC)))
         y_BThwC = self._normalised(y_BNC.reshape(x_BThwC.shape))
-        z_BThwC: Tensor = self.norm(y_BThwC.add_(x_BThwC))  # batch norm needs no output of its own
+        z_BThwC: Tensor = self.norm(x_BThwC + y_BThwC)
         return z_BThwC.permute(0, 1, 4, 2, 3), audio_BTC
 
     def _attend_to_sound(self, x_ThwC: Tensor, audio_TC: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from avs import storage
-from avs.inference.scoring import as_numpy
+from avs.inference.scoring import as_numpy, protocol_text
+from avs.metrics import Protocol
 from avs.report.figures import contact_sheet, curves, sound_bars
 from avs.report.page import page, picture, table
 from avs.training.run import Run
@@ -30,10 +31,7 @@ def write_report(
     sections = [
         (
             "J and F by sound",
-            table(
-                ("sound", "J", "F"),
-                [(name, score["j"], score["f"]) for name, score in conditions.items()],
-            )
+            _scores(conditions, protocol=metrics["protocol"])
             + picture(sound_bars(conditions), "bars of J and F with each sound"),
         )
     ]
@@ -55,11 +53,21 @@ def write_report(
         lines = [(warning,) for warning in metrics["data_warnings"]]
         sections.append(("The data", table(("what preparing it noticed",), lines)))
     note = (
-        f"{metrics['num_clips']} clips of split {metrics['split']}; AVSBench protocol, test batch "
-        f"of {metrics['batch_size']}; checkpoint {metrics['checkpoint']}"
+        f"{metrics['num_clips']} clips of split {metrics['split']}; {protocol_text(metrics)}; "
+        f"checkpoint {metrics['checkpoint']}"
     )
     text = page("Audio-visual segmentation: evaluation", sections, note=note)
     storage.write_bytes(storage.join(out, "report.html"), text.encode())
+
+
+def _scores(conditions: dict[str, Any], *, protocol: str) -> str:
+    """A row a sound, the figures of the other protocol in the last columns."""
+    other = next(p.value for p in Protocol if p.value != protocol)
+    rows = [
+        (name, score["j"], score["f"], score[other]["j"], score[other]["f"])
+        for name, score in conditions.items()
+    ]
+    return table(("sound", "J", "F", f"J {other}", f"F {other}"), rows)
 
 
 def _worst(rows: Sequence[dict[str, Any]], count: int = 8) -> str:

@@ -68,7 +68,7 @@ def _semantic_score(
     frames = int(_sum_over_ranks(num_frames, device))
     meter.add_sums(SemanticSums(iou=total[0], f=total[1], count=total[2], num_frames=frames))
     result = meter.result()
-    return float(result["miou"]), float(result["fscore"])  # type: ignore[arg-type]  # floats
+    return float(result["miou"]), float(result["fscore"])
 
 
 def _sum_over_ranks(value: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from avs.inference.conditions import Condition, choose_donors
 from avs.inference.predictor import Predictor
 from avs.inference.scoring import ClipScorer, _scores, as_numpy, combine
-from avs.metrics import BinaryMeter, SemanticMeter, clip_metrics
+from avs.metrics import BinaryMeter, Protocol, SemanticMeter, clip_metrics, make_meter
 from avs.training.feed import ClipReader
 
 
@@ -50,7 +50,7 @@ def test_workers_rows_add_up_to_the_official_figures_in_any_order(batch_size: in
     for order in (rows, rows[::-1]):
         result = combine(order, num_classes=1, batch_size=batch_size)
         assert list(result) == ["true", "silent", "swapped"]
-        assert result["true"] == meter.result()
+        assert result["true"] == meter.result() | {"pooled": result["true"]["pooled"]}
         assert result["true"]["num_clips"] == 5
 
 
@@ -71,6 +71,23 @@ def test_semantic_rows_add_up_to_the_meter() -> None:
     assert result["f"] == pytest.approx(wanted["fscore"])
     assert result["num_frames"] == 18
     assert result["num_clips"] == 6
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_either_protocol_comes_first_and_the_other_lies_beside_it(num_classes: int) -> None:
+    clips = _clips(num_classes)
+    pooled = make_meter("pooled", num_classes=num_classes)
+    for clip in clips:
+        pooled.add_clip(*clip)
+    first, beside = (
+        combine(_rows(clips), num_classes=num_classes, batch_size=1, protocol=protocol)["true"]
+        for protocol in (Protocol.POOLED, Protocol.AVSBENCH)
+    )
+    assert {k: first[k] for k in ("j", "f", "protocol")} == {
+        k: pooled.result()[k] for k in ("j", "f", "protocol")
+    }
+    assert beside["pooled"]["j"] == first["j"]
+    assert first["avsbench"]["j"] == beside["j"] != first["j"]
 
 
 def test_nothing_labelled_is_an_error() -> None:

@@ -11,6 +11,7 @@ Shapes: N frames, T frames of a clip, H x W pixels, K classes, 255 thresholds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,9 @@ __all__ = [
     "SemanticSums",
     "clip_metrics",
     "f_curve",
+    "f_measure",
     "f_score",
+    "frame_class_areas",
     "frame_iou",
     "mask_iou",
     "nonempty",
@@ -85,7 +88,7 @@ def f_curve(logits: Tensor, target: Tensor) -> Tensor:
     true_positive_NK = passed_N2K[:, 1].float()
     precision_NK = true_positive_NK / (passed_N2K.sum(dim=1).float() + 1e-20)
     recall_NK = true_positive_NK / (true_NP.sum(dim=1, keepdim=True).float() + 1e-20)
-    return _f_measure(precision_NK, recall_NK)
+    return f_measure(precision_NK, recall_NK)
 
 
 def mask_iou(logits: Tensor, target: Tensor) -> float:
@@ -128,8 +131,14 @@ class BinaryMeter:
         self._batches: list[tuple[float, float]] = []
         self._num_clips = 0
 
+    def add_clip(self, logits: Tensor, masks: Tensor, mask_valid: Tensor) -> None:
+        """Add a clip; shapes as in :func:`clip_metrics`. One without ground truth adds nothing."""
+        scored = clip_metrics(logits, masks, mask_valid)
+        if scored is not None:
+            self.add(scored.iou, scored.curve, scored.nonempty)
+
     def add(self, iou: Tensor, curve: Tensor, nonempty: Tensor) -> None:
-        """Add one clip: iou [T], curve [T, 255], nonempty [T]; T is at least 1."""
+        """Add a scored clip: iou [T], curve [T, 255], nonempty [T]; T is at least 1."""
         if not len(iou):
             raise ValueError("a clip without ground truth cannot be scored: leave it out")
         self._open.append(ClipMetrics(iou=iou, curve=curve, nonempty=nonempty.bool()))
@@ -138,7 +147,7 @@ class BinaryMeter:
             self._batches.append(_batch_values(self._open))
             self._open = []
 
-    def result(self) -> dict[str, float | int | str]:
+    def result(self) -> dict[str, Any]:
         """j and f in 0..1, with num_clips, batch_size and protocol. Raises ValueError if empty."""
         batches = self._batches + ([_batch_values(self._open)] if self._open else [])
         if not batches:
@@ -169,22 +178,34 @@ def semantic_sums(pred: Tensor, target: Tensor, *, num_classes: int) -> Semantic
     A class counts in a frame where it is predicted or true, so a spurious class adds a zero.
     """
     labels_NHW = pred.float().softmax(dim=1).argmax(dim=1) if pred.dim() == 4 else pred.long()
-    target_NHW = target.long()
-    kept_NHW = target_NHW != IGNORE_INDEX
-    for name, labels in ("pred", labels_NHW), ("target", target_NHW[kept_NHW]):
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-            raise ValueError(f"{name} holds a class outside 0..{num_classes - 1}")
-    pred_NK = _class_areas(labels_NHW, kept_NHW, num_classes)
-    true_NK = _class_areas(target_NHW, kept_NHW, num_classes)
-    inter_NK = _class_areas(target_NHW, kept_NHW & (labels_NHW == target_NHW), num_classes)
+    pred_NK, true_NK, inter_NK = frame_class_areas(labels_NHW, target, num_classes=num_classes)
     union_NK = pred_NK + true_NK - inter_NK
     iou_NK = inter_NK / (union_NK + 2.220446049250313e-16)
-    f_NK = _f_measure(inter_NK / pred_NK, inter_NK / true_NK)
+    f_NK = f_measure(inter_NK / pred_NK, inter_NK / true_NK)
     return SemanticSums(
         iou=iou_NK.double().sum(dim=0).cpu(),
         f=f_NK.double().sum(dim=0).cpu(),
         count=(union_NK > 0).double().sum(dim=0).cpu(),
-        num_frames=len(target_NHW),
+        num_frames=len(target),
+    )
+
+
+def frame_class_areas(
+    labels: Tensor, target: Tensor, *, num_classes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels of each class in each frame, [N, K] float32: predicted, true, and both.
+
+    labels, target: [N, H, W] class index; where the target is 255, nothing counts.
+    """
+    labels_NHW, target_NHW = labels.long(), target.long()
+    kept_NHW = target_NHW != IGNORE_INDEX
+    for name, values in ("pred", labels_NHW), ("target", target_NHW[kept_NHW]):
+        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
+            raise ValueError(f"{name} holds a class outside 0..{num_classes - 1}")
+    return (
+        _class_areas(labels_NHW, kept_NHW, num_classes),
+        _class_areas(target_NHW, kept_NHW, num_classes),
+        _class_areas(target_NHW, kept_NHW & (labels_NHW == target_NHW), num_classes),
     )
 
 
@@ -196,8 +217,12 @@ class SemanticMeter:
         zeros = torch.zeros(num_classes, dtype=torch.float64)
         self._sums = SemanticSums(iou=zeros, f=zeros, count=zeros, num_frames=0)
 
+    def add_clip(self, logits: Tensor, masks: Tensor, _mask_valid: Tensor) -> None:
+        """Add a clip: [T, K, H, W], [T, H, W], [T]. Frames without truth count too, officially."""
+        self.add(logits, masks)
+
     def add(self, pred: Tensor, target: Tensor) -> None:
-        """Add frames; shapes as in :func:`semantic_sums`. Padded frames count too, officially."""
+        """Add frames; shapes as in :func:`semantic_sums`."""
         self.add_sums(semantic_sums(pred, target, num_classes=self.num_classes))
 
     def add_sums(self, sums: SemanticSums) -> None:
@@ -209,7 +234,7 @@ class SemanticMeter:
             num_frames=self._sums.num_frames + sums.num_frames,
         )
 
-    def result(self) -> dict[str, float | int | str | list[float]]:
+    def result(self) -> dict[str, Any]:
         """Means in 0..1 and the per-class values; classes never seen count as 0.
 
         miou_official_no_bg is what the official code calls so: it drops the LAST class, not the
@@ -232,7 +257,8 @@ class SemanticMeter:
         }
 
 
-def _f_measure(precision: Tensor, recall: Tensor) -> Tensor:
+def f_measure(precision: Tensor, recall: Tensor) -> Tensor:
+    """F with beta^2 = 0.3; 0 where it is undefined."""
     value = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
     return torch.where(value.isnan(), torch.zeros_like(value), value)
 
