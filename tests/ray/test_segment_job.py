@@ -147,21 +147,22 @@ def test_missing_input_or_checkpoint_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
+def _evaluation(checkpoint: Path, prepared: Path, out: Path) -> EvaluateConfig:
+    return EvaluateConfig(
+        checkpoint=str(checkpoint),
+        data=PreparedConfig(prepared=str(prepared)),
+        split="test",
+        out=str(out),
+        batch_size=1,
+        num_pictures=2,
+        scale=TWO_WORKERS,
+    )
+
+
 def test_evaluation_scores_the_three_sounds(
     tiny_checkpoint: Path, prepared: Path, tmp_path: Path
 ) -> None:
-    metrics = evaluate(
-        EvaluateConfig(
-            checkpoint=str(tiny_checkpoint),
-            data=PreparedConfig(prepared=str(prepared)),
-            split="test",
-            out=str(tmp_path),
-            batch_size=1,
-            num_pictures=2,
-            scale=TWO_WORKERS,
-        ),
-        say=lambda _: None,
-    )
+    metrics = evaluate(_evaluation(tiny_checkpoint, prepared, tmp_path), say=lambda _: None)
     assert metrics == json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["num_clips"] == 4
     assert 0 < metrics["j_true"] < 1
@@ -169,6 +170,18 @@ def test_evaluation_scores_the_three_sounds(
     html = (tmp_path / "report.html").read_text()
     assert "http" not in html.replace("http-equiv", "")
     assert html.count("data:image/png;base64,") >= 2
+
+
+def test_evaluation_refuses_sound_that_is_aligned_otherwise(
+    tiny_checkpoint: Path, prepared: Path, tmp_path: Path
+) -> None:
+    exact = Path(shutil.copytree(tiny_checkpoint, tmp_path / "exact"))
+    text = (exact / "config.yaml").read_text()
+    changed = text.replace("audio_alignment: avsbench", "audio_alignment: exact")
+    (exact / "config.yaml").write_text(changed)
+    with pytest.raises(DataError, match=r"alignment=avsbench, but .* exact: prepare"):
+        evaluate(_evaluation(exact, prepared, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sweep_writes_a_configuration_that_trains_and_its_checkpoint(

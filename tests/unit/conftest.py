@@ -9,7 +9,8 @@ from made_clips import data_config, prepare, synthetic_config
 from small_configs import train_config
 
 from avs.datasets.synthetic import Layout, write_synthetic
-from avs.training.loop import Worker, train
+from avs.training.loop import train
+from avs.training.state import Worker
 
 
 @pytest.fixture(params=["local", "s3"])

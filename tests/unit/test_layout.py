@@ -31,6 +31,7 @@ RAY_ALLOWED = ("prepare/", "training/distributed.py", "tuning/", "inference/buck
 SCHEMAS = {
     "prepare": "avs.prepare:PrepareConfig",
     "train": "avs.training:TrainConfig",
+    "import_official": "avs.training.official_checkpoint:ImportConfig",
     "evaluate": "avs.inference.config:EvaluateConfig",
     "segment": "avs.inference.config:SegmentConfig",
     "tune": "avs.tuning.config:TuneConfig",

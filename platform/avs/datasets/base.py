@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from avs.datasets.synthetic import SyntheticConfig
 from avs.errors import ConfigError
+from avs.media.logmel import Alignment
 from avs.schema import Source
 
 __all__ = [
@@ -68,10 +69,23 @@ class AudioConfig:
     neither the stored log-mel. A clip that has none of what ``source`` allows is rejected:
     a silent clip with a mask would teach that objects are heard in silence. Unlabelled videos
     are better kept (``configs/data/folder.yaml`` has ``missing: silence``).
+
+    ``alignment`` is that of the log-mel examples. Stored log-mels are ``avsbench``: with ``exact``
+    a clip that has nothing else is rejected. Networks that hear waveforms get whole seconds under
+    either.
     """
 
     source: AudioSource = AudioSource.AUTO
     missing: MissingSound = MissingSound.REJECT
+    alignment: Alignment = Alignment.AVSBENCH
+
+    def __post_init__(self) -> None:
+        if self.source is AudioSource.LOGMEL and self.alignment is Alignment.EXACT:
+            raise ConfigError(
+                "data.audio.source=logmel with data.audio.alignment=exact: stored log-mels have "
+                "alignment avsbench, and others cannot be made of them. Give "
+                "data.audio.source=auto, or data.audio.alignment=avsbench."
+            )
 
 
 @dataclass(kw_only=True, slots=True)

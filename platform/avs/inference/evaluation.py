@@ -16,7 +16,7 @@ from avs.inference.config import EvaluateConfig
 from avs.inference.scoring import ClipScorer, combine, protocol_text
 from avs.progress import Progress
 from avs.report.evaluation import write_report
-from avs.training.checkpoint import load_checkpoint
+from avs.training.checkpoint import check_alignment, load_checkpoint
 from avs.training.feed import ClipReader
 
 __all__ = ["evaluate"]
@@ -37,6 +37,7 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
             f"{prepared} has {len(names)} classes ({', '.join(names[:3])}, ...), the checkpoint "
             f"was trained for {len(trained)}: evaluate it on data of the same kind."
         )
+    check_alignment(checkpoint, reader.manifest.audio_alignment, prepared=prepared)
     say(f"evaluate: {checkpoint.uri} on {len(reader)} clips of {config.split}")
     rows = _score(config, reader, checkpoint.uri, prepared, say)
     try:

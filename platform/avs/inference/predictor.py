@@ -27,6 +27,7 @@ from avs.media.pieces import MediaPart, decode_pieces, media_windows, part_of
 from avs.media.sandbox import sandbox_state
 from avs.media.video import DecodedVideo
 from avs.models import build_system
+from avs.models.weights import skip_random_init
 from avs.training.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["Predictor", "checkpoint_hash"]
@@ -38,7 +39,8 @@ class Predictor:
     """Frames and sound in, masks out, for a video of any length, size and frame rate.
 
     Args:
-        checkpoint: a loaded checkpoint; T, frame size and compute shape come from it.
+        checkpoint: a loaded checkpoint; T, frame size, the alignment of the sound and the compute
+            shape come from it.
         device: ``cpu`` or ``cuda``.
         num_threads, windows_per_forward: override the checkpoint's compute shape. Masks are
             bit-equal only between Predictors with the same shape and device.
@@ -57,7 +59,8 @@ class Predictor:
         self.device = torch.device(device)
         self.num_threads = num_threads or checkpoint.inference.num_threads
         self.windows_per_forward = windows_per_forward or checkpoint.inference.windows_per_forward
-        system = build_system(checkpoint.model.without_files())  # weights come from the checkpoint
+        with skip_random_init():  # the weights come from the checkpoint, all of them
+            system = build_system(checkpoint.model.without_files())
         try:
             system.load_state_dict(checkpoint.weights)
         except RuntimeError as error:
@@ -203,7 +206,12 @@ class Predictor:
         sound = from_int16(to_int16(samples))
         if self.input_kind == "waveform":
             return sound
-        return clip_log_mel(sound, num_examples=count, pad=self.clip.audio_pad)
+        return clip_log_mel(
+            sound,
+            num_examples=count,
+            pad=self.clip.audio_pad,
+            alignment=self.clip.audio_alignment,
+        )
 
     def _mask(
         self, logits_khw: torch.Tensor, size_px: tuple[int, int], threshold: float

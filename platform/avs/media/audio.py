@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avs.media.containers import open_container
-from avs.media.logmel import EXAMPLE_S, clip_log_mel, log_mel, silence_log_mel
+from avs.media.logmel import EXAMPLE_S, Alignment, clip_log_mel, log_mel, silence_log_mel
 from avs.media.probing import find_sound_stream
 from avs.media.resampling import SAMPLE_RATE_HZ, StreamResampler, resample
 from avs.media.sound_stream import SoundFrames, from_int16, mono_pieces, to_int16
@@ -25,6 +25,7 @@ from avs.media.sound_stream import SoundFrames, from_int16, mono_pieces, to_int1
 __all__ = [
     "EXAMPLE_S",
     "SAMPLE_RATE_HZ",
+    "Alignment",
     "SoundTrack",
     "clip_log_mel",
     "from_int16",

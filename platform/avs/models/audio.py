@@ -18,7 +18,7 @@ from avs.models.panns import PANNS_FILES, PANNS_WHERE, Cnn14
 from avs.models.small_audio import SmallAudioNet
 from avs.models.types import AudioNetwork
 from avs.models.vggish import VGGISH_FILES, VGGISH_WHERE, VGGish, VGGishClassified
-from avs.models.weights import read_weights_file, tensors_of
+from avs.models.weights import read_weights_file, skip_random_init, tensors_of
 from avs.models.yamnet import YAMNET_FILES, YAMNET_WHERE, Yamnet
 
 __all__ = ["AUDIO_NETWORKS", "AudioEntry", "build_audio_network"]
@@ -27,11 +27,13 @@ __all__ = ["AUDIO_NETWORKS", "AudioEntry", "build_audio_network"]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioEntry:
     """build: the class, made with random weights. files: what its authors call the files that its
-    weights come from, all of them needed. where: where they are published."""
+    weights come from, all of them needed. where: where they are published. gives_classes: whether
+    its output has AudioSet class scores, which some models cannot do without."""
 
     build: type[AudioNetwork]
     files: tuple[str, ...]
     where: str
+    gives_classes: bool = False
 
 
 AUDIO_NETWORKS: dict[str, AudioEntry] = {
@@ -44,18 +46,20 @@ AUDIO_NETWORKS: dict[str, AudioEntry] = {
         files=VGGISH_FILES,
         where=f"{VGGISH_WHERE} and https://github.com/qiuqiangkong/audioset_classification "
         "(feature-level attention, the last file)",
+        gives_classes=True,
     ),
-    "panns": AudioEntry(build=Cnn14, files=PANNS_FILES, where=PANNS_WHERE),
-    "beats": AudioEntry(build=Beats, files=BEATS_FILES, where=BEATS_WHERE),
-    "yamnet": AudioEntry(build=Yamnet, files=YAMNET_FILES, where=YAMNET_WHERE),
+    "panns": AudioEntry(build=Cnn14, files=PANNS_FILES, where=PANNS_WHERE, gives_classes=True),
+    "beats": AudioEntry(build=Beats, files=BEATS_FILES, where=BEATS_WHERE, gives_classes=True),
+    "yamnet": AudioEntry(build=Yamnet, files=YAMNET_FILES, where=YAMNET_WHERE, gives_classes=True),
 }
 
 
 def build_audio_network(name: str, *, weights: str = "") -> AudioNetwork:
     """Build an audio network.
 
-    weights: "random", or a local path / s3:// URI of its published checkpoint. A network whose
-    weights lie in several files takes them all, separated by commas, or one file with everything.
+    weights: "random", or where its published checkpoint is: a local path, s3://BUCKET/KEY or
+    hf-hub:OWNER/REPO/FILE. A network whose weights lie in several files takes them all, separated
+    by commas, or one file with everything.
     Raises ConfigError for an unknown name, WeightsError for weights that are missing or do not fit.
     """
     if name not in AUDIO_NETWORKS:
@@ -66,7 +70,8 @@ def build_audio_network(name: str, *, weights: str = "") -> AudioNetwork:
     if weights == "random":
         return entry.build()
     content = _read(name, weights)
-    network = entry.build()
+    with skip_random_init():
+        network = entry.build()
     try:
         import_official(network, content)
     except WeightsError as error:

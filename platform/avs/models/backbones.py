@@ -1,9 +1,10 @@
 """Visual backbones: any timm network with feature maps at strides 4, 8, 16 and 32.
 
 timm builds the network, so adding a backbone needs no code here; levels at other strides (2 of
-ResNets) are dropped and NHWC maps (Swin) are turned to NCHW. Trade-off: timm's own ``pretrained``
-loader tolerates missing names for feature networks, so weights from a file are placed here,
-strictly.
+ResNets) are dropped and NHWC maps (Swin) are turned to NCHW. Only Swin's blocks are walked through
+here, because timm pads them in a way that mixes far rows at some sizes. Trade-off: timm's own
+``pretrained`` loader tolerates missing names for feature networks, so weights from a file are
+placed here, strictly.
 
 Shapes: N frames, C channels, h x w pixels.
 """
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from avs.errors import ConfigError, WeightsError
 from avs.models.onednn_linear import is_worthwhile, use_onednn
+from avs.models.swin import is_swin, swin_stage
 from avs.models.weights import load_weights, name_some
 
 __all__ = [
@@ -62,9 +64,31 @@ class TimmBackbone(nn.Module):
 
     def forward(self, x_N3HW: Tensor) -> list[Tensor]:
         """Maps at strides 4, 8, 16, 32."""
-        features = self.net(x_N3HW)
+        features = self.features(x_N3HW)
         maps = [features[level] for level in self.levels]
         return [x.permute(0, 3, 1, 2).contiguous() for x in maps] if self.channels_last else maps
+
+    def features(self, x_N3HW: Tensor) -> list[Tensor]:
+        """Every level of the network, with axes in its own order."""
+        features: list[Tensor] = self.net(x_N3HW)
+        return features
+
+
+class SwinBackbone(TimmBackbone):
+    """Swin at any size: timm's weights, our way through its blocks (:mod:`avs.models.swin`).
+
+    At the size that the network was built for, the maps are timm's.
+    """
+
+    def features(self, x_N3HW: Tensor) -> list[Tensor]:
+        """The outputs of the four stages, [N, h, w, C]."""
+        net: Any = self.net
+        features, x_NhwC = [], net.patch_embed(x_N3HW)
+        for name, stage in net.items():
+            if name.startswith("layers_"):
+                x_NhwC = swin_stage(stage, x_NhwC, always_shift=False)
+                features.append(x_NhwC)
+        return features
 
 
 def build_backbone(
@@ -72,8 +96,8 @@ def build_backbone(
 ) -> TimmBackbone:
     """Build a timm backbone.
 
-    weights: "random", "timm" (timm's own download) or a path / s3:// URI of a timm classification
-    checkpoint (for PVT-v2 also the authors' file).
+    weights: "random", "timm" (timm's own download), or a path, s3:// URI or hf-hub: name of a timm
+    classification checkpoint (for PVT-v2 also the authors' file).
     drop_path: stochastic depth rate, linear over depth.
     options: further keywords for timm, e.g. {"pad_type": "same"}.
     Raises ConfigError for a backbone or option that cannot be used, WeightsError for weights.
@@ -84,8 +108,10 @@ def build_backbone(
         keywords["drop_path_rate"] = drop_path  # timm's default is 0.1
     elif drop_path:
         keywords["drop_path_rate"] = drop_path
+    if is_swin(name):
+        keywords.setdefault("always_partition", True)  # gives every odd block its shift
     net = create_network(name, pretrained=weights == TIMM, keywords=keywords, features_only=True)
-    backbone = TimmBackbone(net, name=name)
+    backbone = (SwinBackbone if is_swin(name) else TimmBackbone)(net, name=name)
     if weights not in (RANDOM, TIMM):
         _place(
             net, read_backbone_weights(name, weights), name=name, spec=weights, keywords=keywords
@@ -122,7 +148,7 @@ def levels_of(
 
 
 def read_backbone_weights(name: str, spec: str) -> dict[str, Tensor]:
-    """State dict of ImageNet weights from a path or URI. Raises WeightsError."""
+    """State dict of ImageNet weights, from where ``load_weights`` reads. Raises WeightsError."""
     return load_weights(spec, wanted=f"ImageNet weights of {name}", where=_published_at(name))
 
 

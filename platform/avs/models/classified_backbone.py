@@ -1,19 +1,17 @@
-"""Visual backbones that keep their own ImageNet classifier, as C3N (Shi et al., TMM 2024) needs.
+"""The backbones of C3N (Shi et al., TMM 2024): PVT-v2, Swin, or any timm network for trials.
 
-One pass gives the four maps for the decoder, the outputs of each stage's last block before the
-stage norm, and the class logits, which hang on those outputs in one graph: the class attention
-differentiates through it. Under no_grad or inference_mode that graph is recorded all the same,
-from the first stage's output on; what comes before runs in the caller's mode. The classifier only
-picks a class and gets no gradient from any loss, so it is frozen and stays in eval mode.
+timm builds the networks with their ImageNet-1k classifiers; here is what lies between its modules
+and :class:`avs.models.classified_base.ClassifiedBackbone`: where a stage ends, which norm its map
+goes through, and how the authors named it all. Trade-off: the two published networks are walked
+through stage by stage, because timm's own forward gives no block's output.
 
-Shapes: N frames, C channels, h x w pixels, L stages (4).
+Shapes: N frames, C channels, h x w pixels, P = h*w.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,86 +27,14 @@ from avs.models.backbones import (
     pvt_names_to_timm,
     read_backbone_weights,
 )
-from avs.models.swin import is_index_buffer, swin_names_to_timm, swin_stage
+from avs.models.classified_base import ClassifiedBackbone, ClassifiedMaps
+from avs.models.onednn_linear import is_worthwhile, use_onednn
+from avs.models.swin import is_index_buffer, is_swin, swin_names_to_timm, swin_stage
 
-__all__ = [
-    "ClassifiedBackbone",
-    "ClassifiedMaps",
-    "build_classified_backbone",
-]
+__all__ = ["build_classified_backbone"]
 
 NUM_IMAGENET_CLASSES = 1000
 PROBE_SIDE_PX = 64
-
-
-@dataclass(kw_only=True, slots=True)
-class ClassifiedMaps:
-    """maps: per stage [N, C, h, w] for the decoder. logits: [N, 1000] float32.
-
-    blocks: per stage the output of its last block, [N, h, w, C] or [N, C, h, w].
-    """
-
-    maps: list[Tensor]
-    blocks: list[Tensor]
-    logits: Tensor
-
-
-class ClassifiedBackbone(nn.Module):
-    """[N, 3, H, W] -> :class:`ClassifiedMaps`; ``classifier`` names the frozen parts of ``net``."""
-
-    channels_last = True  # of the blocks' outputs
-
-    def __init__(self, net: Any, *, channels: Sequence[int], classifier: Sequence[str]) -> None:
-        super().__init__()
-        self.net = net
-        self.channels = tuple(channels)
-        self.classifier = tuple(classifier)
-        for name in self.classifier:
-            net.get_submodule(name).requires_grad_(False)
-
-    def forward(self, x_N3HW: Tensor) -> ClassifiedMaps:
-        """The logits can be differentiated to the blocks whatever mode the caller is in."""
-        caller_records = torch.is_grad_enabled()
-        with torch.inference_mode(False):
-            with torch.set_grad_enabled(caller_records):
-                first = self.first_block(x_N3HW)
-            with torch.enable_grad():
-                if not first.requires_grad:
-                    # an inference tensor cannot enter a graph, its copy can
-                    first = first.clone() if first.is_inference() else first.detach()
-                    first.requires_grad_()
-                return self.classified(first)
-
-    def first_block(self, x_N3HW: Tensor) -> Tensor:
-        """What the graph starts from: the first stage, up to its norm."""
-        raise NotImplementedError
-
-    def classified(self, first: Tensor) -> ClassifiedMaps:
-        """Everything from the result of ``first_block`` on."""
-        raise NotImplementedError
-
-    def train(self, mode: bool = True) -> ClassifiedBackbone:
-        """The frozen classifier keeps the statistics it was trained with."""
-        super().train(mode)
-        for name in self.classifier:
-            self.net.get_submodule(name).eval()
-        return self
-
-    @staticmethod
-    def named_as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """An ImageNet checkpoint, timm's or the authors', with the names of ``net``."""
-        return state
-
-    @staticmethod
-    def official_name(name: str) -> str:
-        """Name of a parameter of the official C3N backbone -> its name here."""
-        return f"net.{name}"
-
-    def _logits(self, head: nn.Module, features: Tensor) -> Tensor:
-        """Class logits in float32 also under autocast."""
-        with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = head(features.float())
-        return logits
 
 
 class ClassifiedPvt(ClassifiedBackbone):
@@ -164,13 +90,13 @@ class ClassifiedSwin(ClassifiedBackbone):
 
     def first_block(self, x_N3HW: Tensor) -> Tensor:
         """[N, h, w, C] at stride 4."""
-        return swin_stage(self.net.layers[0], self.net.patch_embed(x_N3HW))
+        return swin_stage(self.net.layers[0], self.net.patch_embed(x_N3HW), always_shift=True)
 
     def classified(self, first: Tensor) -> ClassifiedMaps:
         """A stage starts from the un-normed output of the stage before."""
         blocks = [first]
         for stage in self.net.layers[1:]:
-            blocks.append(swin_stage(stage, blocks[-1]))
+            blocks.append(swin_stage(stage, blocks[-1], always_shift=True))
         maps = [_normed(norm, x) for norm, x in zip(self.norms, blocks, strict=True)]
         logits = self._logits(self.net.head.fc, maps[-1].mean(dim=(2, 3), dtype=torch.float32))
         return ClassifiedMaps(maps=maps, blocks=blocks, logits=logits)
@@ -228,7 +154,7 @@ def build_classified_backbone(
     kind = _kind(name)
     if kind is ClassifiedSwin:
         keywords |= {"drop_path_rate": drop_path, "strict_img_size": False}
-        keywords |= {"always_partition": True}  # shift and mask also where one window is the map
+        keywords |= {"always_partition": True}  # gives every odd block its shift
     net = create_network(name, pretrained=weights == TIMM, keywords=keywords, features_only=False)
     if getattr(net, "num_classes", None) != NUM_IMAGENET_CLASSES:
         raise ConfigError(
@@ -238,13 +164,15 @@ def build_classified_backbone(
     if weights not in (RANDOM, TIMM):
         state = kind.named_as_timm(read_backbone_weights(name, weights))
         place_strictly(net, state, left_over=is_index_buffer, name=name, spec=weights)
+    if is_worthwhile():
+        use_onednn(net)
     return kind(net, name=name)
 
 
 def _kind(name: str) -> type[ClassifiedPvt] | type[ClassifiedSwin] | type[ClassifiedTimm]:
     if name.startswith("pvt_v2"):
         return ClassifiedPvt
-    return ClassifiedSwin if name.startswith("swin_") else ClassifiedTimm
+    return ClassifiedSwin if is_swin(name) else ClassifiedTimm
 
 
 def _pvt_name(name: str) -> str:

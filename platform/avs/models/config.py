@@ -11,7 +11,7 @@ from typing import Any
 
 from avs.errors import ConfigError
 from avs.models.audio import AUDIO_NETWORKS
-from avs.models.registry import model_options
+from avs.models.registry import MODELS, model_options
 
 __all__ = ["ModelConfig"]
 
@@ -23,8 +23,9 @@ _FILE_OPTIONS = ("similarity",)
 class ModelConfig:
     """One audio network and one segmenter.
 
-    backbone_weights: "random", "timm" or a path. audio_weights: "random" or a path
-    (several joined by commas where a network has several files).
+    backbone_weights: "random", "timm" (timm's own download), or a local path, s3://BUCKET/KEY or
+    hf-hub:OWNER/REPO/FILE. audio_weights: "random" or one of these three (several joined by commas
+    where a network has several files).
     num_classes: 1 = binary, else classes with background.
     """
 
@@ -43,11 +44,22 @@ class ModelConfig:
                 f"model.audio_network={self.audio_network!r} is unknown; "
                 f"known: {', '.join(AUDIO_NETWORKS)}"
             )
+        self.check_classes()
         if self.num_classes < 1:
             raise ConfigError(f"model.num_classes={self.num_classes}: at least 1")
         for key in ("backbone", "backbone_weights", "audio_weights"):
             if not getattr(self, key):
                 raise ConfigError(f"model.{key} is empty: give a name, a path or 'random'")
+
+    def check_classes(self) -> None:
+        """Raise ConfigError where the model needs class scores that the audio network lacks."""
+        if MODELS[self.name].hears_classes and not AUDIO_NETWORKS[self.audio_network].gives_classes:
+            able = [name for name, entry in AUDIO_NETWORKS.items() if entry.gives_classes]
+            raise ConfigError(
+                f"model.name={self.name} needs the sound's class scores, which "
+                f"model.audio_network={self.audio_network} does not give: take one of "
+                f"{', '.join(able)}"
+            )
 
     def without_files(self) -> ModelConfig:
         """The same networks for a state dict that holds everything: no file is asked for."""

@@ -1,10 +1,10 @@
 """Import weights published by the authors: TPAVI (AVSBench), C3N and the audio networks.
 
 Names are translated by one literal table and matched strictly both ways, so a checkpoint of
-another variant is refused instead of half loaded. What the official files hold and our models lack
-on purpose is listed, nothing else is dropped: the duplicate ResNet branch, which is never run,
-TPAVI's PVT classifier head, index buffers. An audio network knows its published names itself
-(``own_names``).
+another variant is refused, named for what it seems to be, instead of half loaded. What the official
+files hold and our models lack on purpose is listed, nothing else is dropped: the duplicate ResNet
+branch, which is never run, TPAVI's PVT classifier head, index buffers. An audio network knows its
+published names itself (``own_names``).
 """
 
 from __future__ import annotations
@@ -51,6 +51,13 @@ DROPPED = (
 )
 OPTIONAL = ("num_batches_tracked", "similarity")  # C3N's matrix was never published
 BACKBONE_PREFIX = "encoder_backbone."
+# What tells the official variants apart, for messages.
+HEAD = "output_conv.4.weight"
+TELLING_NAMES = (
+    ("resnet.conv1.weight", "ResNet-50"),
+    ("encoder_backbone.patch_embed1.proj.weight", "PVT-v2"),
+    ("encoder_backbone.patch_embed.proj.weight", "Swin"),
+)
 
 
 def import_official(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
@@ -87,7 +94,8 @@ def import_official(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     ]
     if problems:
         raise WeightsError(
-            f"the checkpoint does not fit {type(model).__name__}: {'; '.join(problems)}"
+            f"the checkpoint{_seeming(given)} does not fit {type(model).__name__}: "
+            f"{'; '.join(problems)}"
         )
     model.load_state_dict(placed, strict=False)
 
@@ -123,3 +131,21 @@ def _tpavi_name(name: str) -> str:
 def _fit(value: Tensor, wanted: Tensor) -> Tensor:
     """1x1x1 convolutions of the official TPAVI are 1x1 here."""
     return value.squeeze(-1) if value.dim() == 5 and wanted.dim() == 4 else value
+
+
+def _seeming(tensors: Mapping[str, Tensor]) -> str:
+    """What a checkpoint seems to be, in brackets; empty where its names tell nothing."""
+    if any(name.startswith("segmenter.") for name in tensors):
+        return " (one of this package, which needs no import)"
+    if HEAD not in tensors:
+        return ""
+    kind = "C3N" if "conv1.atrous_block1.weight" in tensors else "TPAVI"
+    backbone = next((b for name, b in TELLING_NAMES if name in tensors), "an unknown backbone")
+    count = len(tensors[HEAD])
+    text = f"{kind} with {backbone} and {count} class{'es' if count > 1 else ''}"
+    aligned = [name for name in tensors if name.endswith("align_channel.weight")]
+    if aligned:
+        text += f", for sound features of {tensors[aligned[0]].shape[1]}"
+        if aligned[0].replace("weight", "bias") not in tensors:
+            text += " without bias (AVSS)"
+    return f" ({text})"

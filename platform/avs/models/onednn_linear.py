@@ -4,9 +4,11 @@ torch gives float32 matrix products to MKL, slower than oneDNN on processors wit
 other makers than Intel (measured on an AMD EPYC, PVT-v2's layers: 95 against 212 GFLOP/s); its
 convolutions already go through oneDNN. After the TPAVI factorisation these products are the
 greatest single cost of a training step. Same parameters, same float32 arithmetic, another
-summation order. Trade-off: the product is an operator that torch keeps for its own compiler, so
-whatever is not a plain float32 CPU product (autocast, a GPU, compiling and exporting, a torch
-without it) takes the usual way.
+summation order. The gradient of the weights is a node of the graph by itself, so that autograd
+leaves it out where only that of an activation is asked for, as C3N's attention does; a node with
+both would compute both. Trade-off: the product is an operator that torch keeps for its own
+compiler, so whatever is not a plain float32 CPU product (autocast, a GPU, compiling and exporting,
+a torch without it) takes the usual way.
 
 Shapes: M rows, I inputs, O outputs.
 """
@@ -34,8 +36,9 @@ class OneDnnLinear(nn.Linear):
         """[..., I] -> [..., O]."""
         if not _can(x, self.weight):
             return F.linear(x, self.weight, self.bias)
-        out: Tensor = _Linear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return out
+        bias_O = None if self.bias is None else self.bias.detach()
+        parameters = _apply(_Parameters, x.detach(), self.weight, self.bias)
+        return _apply(_Linear, x, self.weight.detach(), bias_O, parameters)
 
 
 def use_onednn(net: nn.Module) -> None:
@@ -61,22 +64,51 @@ def is_worthwhile(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 class _Linear(torch.autograd.Function):
+    """The product. Its gradient goes on to the input, and unchanged to ``parameters``."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight_OI)
-        return _product(x.reshape(-1, x.shape[-1]), weight_OI, bias_O).reshape(*x.shape[:-1], -1)
+    def forward(
+        ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, parameters: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(weight_OI)
+        return _product(x.reshape(-1, x.shape[-1]), weight_OI, bias_O).reshape(parameters.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight_OI = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
+        (weight_OI,) = ctx.saved_tensors
+        to_x, _, _, to_parameters = ctx.needs_input_grad
+        grad_x = None
+        if to_x:
+            grad_MI = _product(grad.reshape(-1, grad.shape[-1]), weight_OI.t().contiguous())
+            grad_x = grad_MI.reshape(*grad.shape[:-1], -1)
+        return grad_x, None, None, grad if to_parameters else None
+
+
+class _Parameters(torch.autograd.Function):
+    """What weight and bias add to the output, as a gradient only: a 0 of its shape, no memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:  # noqa: ARG004
+        ctx.save_for_backward(x)
+        return x.new_zeros(()).expand(*x.shape[:-1], len(weight_OI))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        (x,) = ctx.saved_tensors
         x_MI, grad_MO = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        to_x, to_weight, to_bias = ctx.needs_input_grad
+        _, to_weight, to_bias = ctx.needs_input_grad
         return (
-            _product(grad_MO, weight_OI.t().contiguous()).reshape(x.shape) if to_x else None,
+            None,
             _product(grad_MO.t().contiguous(), x_MI.t().contiguous()) if to_weight else None,
             grad_MO.sum(dim=0) if to_bias else None,
         )
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Tensor | None) -> Tensor:
+    out: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _can(x: Tensor, weight_OI: Tensor) -> bool:

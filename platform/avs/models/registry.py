@@ -21,15 +21,19 @@ __all__ = ["MODELS", "ModelEntry", "build_model", "model_options"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelEntry:
-    """build(backbone=, backbone_weights=, num_classes=, options=) and the class of ``options``."""
+    """build(backbone=, backbone_weights=, num_classes=, options=) and the class of ``options``.
+
+    hears_classes: it needs the AudioSet class scores that some audio networks give.
+    """
 
     build: Callable[..., nn.Module]
     options: type[Any]
+    hears_classes: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
     "tpavi": ModelEntry(build=build_tpavi, options=TpaviOptions),
-    "c3n": ModelEntry(build=build_c3n, options=C3nOptions),
+    "c3n": ModelEntry(build=build_c3n, options=C3nOptions, hears_classes=True),
 }
 
 
@@ -44,7 +48,8 @@ def build_model(
     """Build a segmenter (``ModelInput -> ModelOutput``).
 
     backbone: any timm name with strides 4, 8, 16, 32. num_classes: 1 (binary) or the number of
-    classes with background. backbone_weights: "random", "timm" or a path / s3:// URI.
+    classes with background. backbone_weights: "random", "timm" or a local path, s3://BUCKET/KEY
+    or hf-hub:OWNER/REPO/FILE.
     options: the fields of the model's options class (``MODELS[name].options``).
     Raises ConfigError for an unknown name or option, WeightsError for weights.
     """

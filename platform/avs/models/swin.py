@@ -3,8 +3,8 @@
 timm's modules hold the weights; the way through a block is here, because timm differs where it
 matters for official weights: it pads after the cyclic shift, so that at sizes that are no multiple
 of the window far rows and columns meet without a mask. Here the map is padded first, then shifted;
-the mask is made once per stage. Every odd block shifts, also where one window covers the map (the
-network must be built with ``always_partition``).
+the mask is made once per stage. Networks must be built with ``always_partition``: every odd block
+then has a shift, and whether it is carried out is decided here, by the size of the map.
 
 Shapes: N frames, C channels, h x w pixels, W windows a frame, P = pixels of a window.
 """
@@ -19,22 +19,32 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-__all__ = ["is_index_buffer", "swin_names_to_timm", "swin_stage"]
+__all__ = ["is_index_buffer", "is_swin", "swin_names_to_timm", "swin_stage"]
 
 HIDDEN = -100.0  # the published value: what a masked pair gets before the softmax
 
 
-def swin_stage(stage: Any, x_NhwC: Tensor) -> Tensor:
+def is_swin(name: str) -> bool:
+    """Whether timm's network of this name is made of the blocks handled here (not Swin v2)."""
+    return name.startswith("swin_")
+
+
+def swin_stage(stage: Any, x_NhwC: Tensor, *, always_shift: bool) -> Tensor:
     """Run a stage of timm's Swin: merge patches (but for the first), then its blocks.
 
     x_NhwC: [N, h, w, C]; returns [N, h', w', C'] of the stage.
+    always_shift: odd blocks shift also where one window covers the map, as in the official
+    segmentation code. Without, they do not there, as when the ImageNet weights were trained.
     """
     x_NhwC = stage.downsample(x_NhwC)
+    window = stage.blocks[0].window_size
+    shifts = always_shift or x_NhwC.shape[1] > window[0] or x_NhwC.shape[2] > window[1]
     mask_WPP = None
     for block in stage.blocks:
-        if any(block.shift_size) and mask_WPP is None:
-            mask_WPP = _shift_mask(x_NhwC, window=block.window_size, shift=block.shift_size)
-        attended = _attention(block, block.norm1(x_NhwC), mask_WPP)
+        shift = block.shift_size if shifts else (0, 0)
+        if any(shift) and mask_WPP is None:
+            mask_WPP = _shift_mask(x_NhwC, window=window, shift=shift)
+        attended = _attention(block, block.norm1(x_NhwC), shift, mask_WPP if any(shift) else None)
         x_NhwC = x_NhwC + block.drop_path1(attended)
         x_NhwC = x_NhwC + block.drop_path2(block.mlp(block.norm2(x_NhwC)))
     return x_NhwC
@@ -55,20 +65,21 @@ def is_index_buffer(name: str) -> bool:
     return name.endswith((".relative_position_index", ".attn_mask"))
 
 
-def _attention(block: Any, x_NhwC: Tensor, mask_WPP: Tensor | None) -> Tensor:
+def _attention(
+    block: Any, x_NhwC: Tensor, shift: tuple[int, int], mask_WPP: Tensor | None
+) -> Tensor:
     """Pad, shift, attend within windows, and back."""
-    window, shift = block.window_size, block.shift_size
+    window = block.window_size
     height, width = x_NhwC.shape[1:3]
     x_NhwC = F.pad(x_NhwC, (0, 0, 0, -width % window[1], 0, -height % window[0]))
     padded_height, padded_width, num_channels = x_NhwC.shape[1:]
-    shifts = any(shift)
-    if shifts:
+    if any(shift):
         x_NhwC = torch.roll(x_NhwC, shifts=(-shift[0], -shift[1]), dims=(1, 2))
     windows = window_partition(x_NhwC, window).flatten(1, 2)
-    windows = block.attn(windows, mask=mask_WPP if shifts else None)
+    windows = block.attn(windows, mask=mask_WPP)
     windows = windows.view(-1, *window, num_channels)
     x_NhwC = window_reverse(windows, window, padded_height, padded_width)
-    if shifts:
+    if any(shift):
         x_NhwC = torch.roll(x_NhwC, shifts=shift, dims=(1, 2))
     return x_NhwC[:, :height, :width]
 

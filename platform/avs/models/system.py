@@ -116,8 +116,9 @@ def with_log_offset(log_mel: Tensor, log_offset: float) -> Tensor:
 def build_system(config: ModelConfig) -> AvsSystem:
     """Build both networks; the model's ``audio_dim`` follows the audio network.
 
-    Raises ConfigError for options that do not fit, WeightsError for weights.
+    Raises ConfigError for networks or options that do not fit together, WeightsError for weights.
     """
+    config.check_classes()  # before the weights of the audio network, which are large
     audio = build_audio_network(config.audio_network, weights=config.audio_weights)
     options = dict(config.options)
     given = options.get("audio_dim", audio.embedding_dim)

@@ -1,9 +1,10 @@
-"""Read pre-trained weights from a path or a bucket; never fall back to a random start.
+"""Read pre-trained weights from a path, a bucket or the hub; never fall back to a random start.
 
 Only tensors and plain arrays are read: torch files with ``weights_only=True`` and numpy's numeric
 arrays allowed (published files hold some), or safetensors, so a downloaded file cannot run code.
-"random" is the caller's explicit choice and never reaches this module. Trade-off: a remote file is
-read into memory whole (at most a few hundred MB here) instead of being cached on disk.
+"random" is the caller's explicit choice and never reaches this module. Trade-off: a file in a
+bucket is read into memory whole (at most a few hundred MB here) instead of being cached on disk;
+what the hub gives lies in the hub's own cache and is taken from there without asking again.
 """
 
 from __future__ import annotations
@@ -11,29 +12,60 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import (
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from avs import storage
 from avs.errors import DataError, WeightsError
 
-__all__ = ["hash_weights", "load_weights", "name_some", "read_weights_file", "tensors_of"]
+__all__ = [
+    "decode_weights",
+    "hash_weights",
+    "load_weights",
+    "name_some",
+    "read_weights_bytes",
+    "read_weights_file",
+    "skip_random_init",
+    "tensors_of",
+]
 
 WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
 ARRAY_TYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
+HUB_PREFIX = "hf-hub:"  # timm's own
+HUB_NAME = re.compile(r"hf-hub:(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)")
+HUB_TIMEOUT_S = 5.0
+# Among them what the hub's HTTP client raises when nobody answers; which client that is changes.
+READ_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, DataError),
+    *HfHubHTTPError.__bases__,
+)
+RANDOM_FILLS = (
+    *(Tensor.uniform_, Tensor.normal_),
+    *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_),
+)
 
 
 def load_weights(spec: str, *, wanted: str, where: str) -> dict[str, Tensor]:
     """Read a state dict, floating-point tensors as float32.
 
-    spec: local path or s3://bucket/key; .safetensors, else a torch file.
+    spec: local path, s3://BUCKET/KEY, or hf-hub:OWNER/REPO/FILE with OWNER/REPO@REVISION where one
+    is meant; .safetensors, else a torch file.
     wanted: what the file should be, for the message ("ImageNet weights of pvt_v2_b5").
     where: where its authors publish it, for the message.
     Raises WeightsError when the file is missing, unreadable or holds no tensors.
@@ -47,16 +79,29 @@ def read_weights_file(spec: str, *, wanted: str, where: str) -> dict[str, Any]:
     Arguments and errors as for :func:`load_weights`.
     """
     way_out = (
-        f"Wanted: {wanted}, published at {where}. To start without it, say 'random' explicitly."
+        f"Wanted: {wanted}, published at {where}. Give a local path, s3:// or "
+        f"{HUB_PREFIX}OWNER/REPO/FILE; to start without it, say 'random' explicitly."
     )
+    data = read_weights_bytes(spec, way_out=way_out)
+    return decode_weights(data, spec=spec, way_out=way_out)
+
+
+def read_weights_bytes(spec: str, *, way_out: str) -> bytes:
+    """The file itself, from wherever ``spec`` (see :func:`load_weights`) says.
+
+    way_out: what is wanted, and the cure, at the end of a message. Raises WeightsError.
+    """
     if not spec:
         raise WeightsError(f"no weights file given. {way_out}")
     try:
-        data = storage.read_bytes(spec)
-    except (OSError, ValueError, DataError) as error:
-        raise WeightsError(
-            f"cannot read weights {spec!r}: {str(error).rstrip('.')}. {way_out}"
-        ) from error
+        return storage.read_bytes(_fetched(spec) if spec.startswith(HUB_PREFIX) else spec)
+    except READ_ERRORS as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise WeightsError(f"cannot read weights {spec!r}: {reason}. {way_out}") from error
+
+
+def decode_weights(data: bytes, *, spec: str, way_out: str) -> dict[str, Any]:
+    """What :func:`read_weights_bytes` gave, as it was saved. Raises WeightsError."""
     try:
         content = _decode(data, suffix=Path(spec).suffix)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
@@ -99,6 +144,37 @@ def name_some(names: list[str], *, limit: int = 5) -> str:
     """The first names and the count, for messages."""
     more = f", ... ({len(names)} in all)" if len(names) > limit else f" ({len(names)})"
     return ", ".join(names[:limit]) + more
+
+
+class skip_random_init(TorchFunctionMode):  # noqa: N801 (a context manager, like a function)
+    """Networks made inside leave out random values: every weight must be loaded from a file next.
+
+    Unlike the meta device, everything else is computed: constants that no file holds stay right.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in RANDOM_FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _fetched(spec: str) -> str:
+    """Local path of a file of the hub, which is fetched unless it is in the cache.
+
+    Asked first is whether the hub answers: its own download needs half a minute to find out.
+    """
+    match = HUB_NAME.fullmatch(spec)
+    if match is None:
+        raise ValueError(f"a hub name is {HUB_PREFIX}OWNER/REPO/FILE, or OWNER/REPO@REVISION/FILE")
+    repo, revision, file = match["repo"], match["revision"], match["file"]
+    cached = try_to_load_from_cache(repo, file, revision=revision)
+    if isinstance(cached, str):
+        return cached
+    get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=HUB_TIMEOUT_S)
+    return hf_hub_download(repo, file, revision=revision)
 
 
 def _decode(data: bytes, *, suffix: str) -> Any:

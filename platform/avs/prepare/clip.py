@@ -184,7 +184,12 @@ def _window_clip(
         clip_id=f"{source.clip_id}@{window.start * 1000}",
         frame_time_s=seen.frame_time_s,
         frames=seen.frames,
-        log_mel=clip_log_mel(from_int16(waveform), num_examples=count, pad="repeat"),
+        log_mel=clip_log_mel(
+            from_int16(waveform),
+            num_examples=count,
+            pad="repeat",
+            alignment=config.audio.alignment,
+        ),
         masks=all_masks,
         mask_valid=valid,
         frame_valid=np.arange(count) < window.num_valid,

@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from avs import storage
+from avs.config import build
 from avs.errors import DataError
+from avs.media.logmel import Alignment
 from avs.prepare.records import shard_uri
 from avs.prepare.rejects import REJECTS
 from avs.schema import SCHEMA_VERSION, ClipFormat
@@ -69,6 +71,13 @@ class Manifest:
     revision: int = 1
     statistics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def audio_alignment(self) -> Alignment:
+        """Alignment of the log-mel examples; older manifests do not name it: AVSBENCH."""
+        value = self.config["data"]["audio"].get("alignment", Alignment.AVSBENCH)
+        alignment: Alignment = build(Alignment, value, path=f"{MANIFEST}: data.audio.alignment")
+        return alignment
 
     def split_shards(self, split: str) -> list[ManifestShard]:
         """The shards of one split.

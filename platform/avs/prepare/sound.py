@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from avs import storage
 from avs.datasets import AudioSource, ClipSource, DataConfig, DatasetSpec, MissingSound
 from avs.errors import MediaError
-from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
+from avs.media.audio import SAMPLE_RATE_HZ, Alignment, clip_log_mel, from_int16, to_int16
 from avs.media.containers import check_container
 from avs.media.logmel_pickle import read_log_mel_pickle
 from avs.media.sandbox import read_audio
@@ -50,14 +51,19 @@ def clip_sound(
     """
     samples = own if source.audio is None else _read_files(source, config)
     if samples is None and source.log_mel is not None:
-        stored = _read_stored(source.log_mel)
+        stored = _read_alone(source.log_mel, config)
         return ClipSound(
             waveform=np.zeros(0, np.int16), log_mel=_fitted(stored, config.num_frames, spec)
         )
     waveform = to_int16(known_samples(source, config, samples, warnings))
-    log_mel = clip_log_mel(from_int16(waveform), num_examples=config.num_frames, pad=spec.pad)
+    examples = partial(
+        clip_log_mel, from_int16(waveform), num_examples=config.num_frames, pad=spec.pad
+    )
+    alignment = config.audio.alignment
+    log_mel = examples(alignment=alignment)
     if source.audio is not None and source.log_mel is not None:
-        warnings += _differences(source, log_mel)
+        as_stored = log_mel if alignment is Alignment.AVSBENCH else examples()
+        warnings += _differences(source, as_stored)
     return ClipSound(waveform=waveform, log_mel=log_mel)
 
 
@@ -107,6 +113,16 @@ def _middle(samples: NDArray[np.float32], length: int) -> NDArray[np.float32]:
         return np.resize(samples, length)
     first = max(0, (len(samples) - length) // 2)
     return samples[first : first + length]
+
+
+def _read_alone(uri: str, config: DataConfig) -> NDArray[np.float32]:
+    """A stored log-mel that is all there is of the sound."""
+    if config.audio.alignment is not Alignment.AVSBENCH:
+        raise MediaError(
+            f"{uri} has alignment avsbench and there is no sound to make another log-mel of "
+            "(data.audio.alignment=avsbench takes it as it is)"
+        )
+    return _read_stored(uri)
 
 
 def _read_stored(uri: str) -> NDArray[np.float32]:

@@ -13,20 +13,24 @@ from dataclasses import dataclass
 
 from avs.losses import LossConfig
 from avs.models.audio import AUDIO_NETWORKS
+from avs.models.config import ModelConfig
 from avs.models.registry import MODELS
 from avs.prepare.manifest import Manifest
+from avs.training.checkpoint import ClipSpec
 from avs.training.config import LoopConfig, Schedule, TrainConfig
 from avs.training.run import EpochMetrics
 
-__all__ = ["ORIGINS", "Origin", "model_card"]
+__all__ = ["ORIGINS", "Origin", "imported_card", "model_card"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """published: what the paper or its authors' code settles. reconstructed: what is ours."""
+    """published: what the paper or its authors' code settles. reconstructed: what is ours.
+    where: the authors' code, which says where their checkpoints are."""
 
     published: str
     reconstructed: str
+    where: str
 
 
 ORIGINS: dict[str, Origin] = {
@@ -41,6 +45,7 @@ ORIGINS: dict[str, Origin] = {
             "other backbone, and other values than the recipe's for fusion_stages, fusion_width "
             "and temporal_group, are ours."
         ),
+        where="https://github.com/OpenNLPLab/AVSBench",
     ),
     "c3n": Origin(
         published=(
@@ -53,6 +58,7 @@ ORIGINS: dict[str, Origin] = {
             "computed by an exact factorisation. The classes of an audio network are put into "
             "AudioSet's order, which the authors' code leaves out for BEATs."
         ),
+        where="https://github.com/ZhaofengSHI/AVS-C3N",
     ),
 }
 
@@ -62,11 +68,57 @@ def model_card(
 ) -> str:
     """Markdown: what the model is, on what and how it was trained, what it reached."""
     model, loop, form = config.model, config.train, manifest.format
+    j, f = metrics["val_j"], metrics["val_f"]
+    score = "no validation split" if j is None else f"J {100 * j:.2f}, F {100 * f:.2f}"
+    return f"""{_introduction(model)}
+## This run
+
+| | |
+|---|---|
+| classes | {_some(form.class_names)} |
+| options | {_options(model)} |
+| initial weights | backbone: {model.backbone_weights}; audio: {model.audio_weights} |
+| audio network | {"trained" if audio_trained else "frozen"} |
+| trained on | {_data(manifest)}, prepared as {config.data.prepared} |
+| epochs | {metrics["epoch"]} of {loop.epochs}, seed {config.seed} |
+| batch | {_batch(config)}, {form.num_frames} frames of {loop.image_size_px or form.height_px} px |
+| optimiser | {_optimiser(loop)} |
+| augmentation | {", ".join(_augmentation(loop)) or "none"} |
+| loss | {" + ".join(_loss(config.loss))} |
+| validation | {score} (AVSBench protocol, test batch of one clip) |
+
+No figure of this card is a published one: it is what this run measured.
+"""
+
+
+def imported_card(
+    model: ModelConfig, *, clip: ClipSpec, data: str, official: str, sha256: str
+) -> str:
+    """Markdown: what the model is, and that its weights are those of the file ``official``."""
+    return f"""{_introduction(model)}
+## These weights
+
+As published by the authors ({ORIGINS[model.name].where}): imported as they are from the file
+`{official}`, nothing was trained here.
+
+| | |
+|---|---|
+| file | {official}, SHA-256 {sha256} |
+| data set | {data} |
+| classes | {_some(clip.class_names)} |
+| options | {_options(model)} |
+| audio network | from {model.audio_weights} |
+| clip | {clip.num_frames} frames of {clip.image_size_px} px |
+
+No figure stands here, because nothing was measured.
+"""
+
+
+def _introduction(model: ModelConfig) -> str:
+    """What every card begins with."""
     # The module of a model says which paper it follows.
     summary = (sys.modules[MODELS[model.name].build.__module__].__doc__ or "").strip()
     origin = ORIGINS[model.name]
-    j, f = metrics["val_j"], metrics["val_f"]
-    score = "no validation split" if j is None else f"J {100 * j:.2f}, F {100 * f:.2f}"
     return f"""# {model.name} ({model.backbone}, {model.audio_network})
 
 {summary}
@@ -80,25 +132,11 @@ Audio network {model.audio_network}: {AUDIO_NETWORKS[model.audio_network].where}
 ## Reconstructed
 
 {origin.reconstructed}
-
-## This run
-
-| | |
-|---|---|
-| classes | {_some(form.class_names)} |
-| options | {", ".join(f"{k}: {v}" for k, v in model.options.items()) or "the model's own"} |
-| initial weights | backbone: {model.backbone_weights}; audio: {model.audio_weights} |
-| audio network | {"trained" if audio_trained else "frozen"} |
-| trained on | {_data(manifest)}, prepared as {config.data.prepared} |
-| epochs | {metrics["epoch"]} of {loop.epochs}, seed {config.seed} |
-| batch | {_batch(config)}, {form.num_frames} frames of {loop.image_size_px or form.height_px} px |
-| optimiser | {_optimiser(loop)} |
-| augmentation | {", ".join(_augmentation(loop)) or "none"} |
-| loss | {" + ".join(_loss(config.loss))} |
-| validation | {score} (AVSBench protocol, test batch of one clip) |
-
-No figure of this card is a published one: it is what this run measured.
 """
+
+
+def _options(model: ModelConfig) -> str:
+    return ", ".join(f"{k}: {v}" for k, v in model.options.items()) or "the model's own"
 
 
 def _some(class_names: tuple[str, ...]) -> str:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from avs import __version__, storage
 from avs.config import build
-from avs.errors import CheckpointError, WeightsError
-from avs.models.audio import build_audio_network
+from avs.errors import CheckpointError, DataError, WeightsError
+from avs.media.logmel import Alignment
+from avs.models.audio import AUDIO_NETWORKS, build_audio_network
 from avs.models.config import ModelConfig
 from avs.models.weights import hash_weights
 from avs.training.config import InferenceConfig
@@ -31,6 +32,7 @@ __all__ = [
     "CHECKPOINT_VERSION",
     "Checkpoint",
     "ClipSpec",
+    "check_alignment",
     "copy_checkpoint",
     "load_checkpoint",
     "load_trainer_state",
@@ -45,12 +47,13 @@ _AUDIO = "audio."  # the audio network in the state dict of a system
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipSpec:
-    """What a window looks like to the network: T frames of S x S, and the class names."""
+    """What a window looks like to the network: T frames of S x S, its sound, the class names."""
 
     num_frames: int
     image_size_px: int
     class_names: tuple[str, ...]
     audio_pad: Literal["repeat", "zero"] = "repeat"
+    audio_alignment: Alignment = Alignment.AVSBENCH
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,12 +76,12 @@ def save_checkpoint(
     clip: ClipSpec,
     metrics: dict[str, Any],
     card: str,
-    trainer_state: dict[str, Any],
+    trainer_state: dict[str, Any] | None,
     leave_out_audio: bool = False,
 ) -> None:
-    """Write a checkpoint folder; a part left by a killed writer is overwritten.
+    """Write a checkpoint folder; what is there is not whole any more, then overwritten.
 
-    ``leave_out_audio``: the hash of the audio network's weights instead of the weights, which
+    ``trainer_state`` None: nobody can go on training from it. ``leave_out_audio``: the hash of the audio network's weights instead of the weights, which
     :func:`load_checkpoint` then reads from ``model.audio_weights``.
     """
     head = {"checkpoint_version": CHECKPOINT_VERSION, "avs_version": __version__}
@@ -90,17 +93,20 @@ def save_checkpoint(
         "image_size_px": clip.image_size_px,
         "class_names": list(clip.class_names),
         "audio_pad": clip.audio_pad,
+        "audio_alignment": clip.audio_alignment.value,
     }
     text = yaml.safe_dump({**head, "clip": clip_plain, **config}, sort_keys=False)
-    state = io.BytesIO()
-    torch.save(trainer_state, state)
+    storage.remove(storage.join(uri, _LAST_WRITTEN))
     contiguous = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     storage.write_bytes(
         storage.join(uri, "weights.safetensors"), safetensors.torch.save(contiguous)
     )
     storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
     storage.write_bytes(storage.join(uri, "model_card.md"), card.encode())
-    storage.write_bytes(storage.join(uri, "trainer_state.pt"), state.getvalue())
+    if trainer_state is not None:
+        state = io.BytesIO()
+        torch.save(trainer_state, state)
+        storage.write_bytes(storage.join(uri, "trainer_state.pt"), state.getvalue())
     storage.write_json(storage.join(uri, _LAST_WRITTEN), metrics)
 
 
@@ -126,7 +132,6 @@ def load_checkpoint(uri: str) -> Checkpoint:
     absent = [key for key in ("clip", "model", "inference") if key not in plain]
     if absent:
         raise CheckpointError(f"{uri}/config.yaml has no {absent[0]}: it is not whole.")
-    clip = plain["clip"]
     try:
         weights = safetensors.torch.load(storage.read_bytes(f"{uri}/weights.safetensors"))
     except (safetensors.SafetensorError, ValueError) as error:
@@ -137,11 +142,39 @@ def load_checkpoint(uri: str) -> Checkpoint:
     return Checkpoint(
         uri=uri,
         model=model,
-        clip=ClipSpec(**{**clip, "class_names": tuple(clip["class_names"])}),
+        clip=_clip_spec(plain["clip"], uri),
         inference=build(InferenceConfig, plain["inference"], path="inference"),
         metrics=storage.read_json(storage.join(uri, _LAST_WRITTEN)),
         weights=weights,
     )
+
+
+def _clip_spec(plain: dict[str, Any], uri: str) -> ClipSpec:
+    alignment = build(
+        Alignment,
+        plain.get("audio_alignment", Alignment.AVSBENCH),  # older checkpoints do not name it
+        path=f"{uri}/config.yaml: clip.audio_alignment",
+    )
+    names = tuple(plain["class_names"])
+    return ClipSpec(**{**plain, "class_names": names, "audio_alignment": alignment})
+
+
+def check_alignment(checkpoint: Checkpoint, alignment: Alignment, *, prepared: str) -> None:
+    """Refuse prepared data whose log-mel examples are aligned otherwise than in the training.
+
+    Networks that hear waveforms are spared: theirs are whole seconds under either.
+
+    Raises:
+        DataError: names the key and what to do.
+    """
+    network = AUDIO_NETWORKS[checkpoint.model.audio_network].build
+    trained = checkpoint.clip.audio_alignment
+    if network.input_kind == "log_mel" and alignment is not trained:
+        raise DataError(
+            f"{prepared} was prepared with data.audio.alignment={alignment.value}, but "
+            f"{checkpoint.uri} was trained with {trained.value}: prepare the data again with "
+            f"data.audio.alignment={trained.value} into another out=."
+        )
 
 
 def _audio_part(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -26,8 +26,9 @@ from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.training.config import TrainConfig
-from avs.training.loop import Worker, train
+from avs.training.loop import train
 from avs.training.run import EpochMetrics, Run
+from avs.training.state import Worker
 
 __all__ = ["train_distributed"]
 

@@ -36,8 +36,10 @@ class Run:
         """Write config.yaml, or refuse a folder that another configuration began.
 
         Raises:
-            ConfigError: names the keys that differ.
+            ConfigError: names the keys that differ; or a checkpoint lies there.
         """
+        if storage.exists(storage.join(self.out, "weights.safetensors")):
+            raise ConfigError(f"out={self.out} is a checkpoint, not a run: give another out=.")
         uri = storage.join(self.out, "config.yaml")
         mine = dump(config)
         begun = storage.exists(storage.join(self.out, "last.json"))  # else nothing was trained yet

@@ -25,7 +25,8 @@ from avs.scale import ScaleConfig
 from avs.training.checkpoint import copy_checkpoint, resolve_checkpoint
 from avs.training.config import TrainConfig
 from avs.training.distributed import check_resources
-from avs.training.loop import Worker, train
+from avs.training.loop import train
+from avs.training.state import Worker
 from avs.tuning.config import TuneConfig
 from avs.tuning.space import Dimension, apply
 

@@ -16,6 +16,7 @@ from avs import Predictor as PublicPredictor
 from avs.errors import CheckpointError, ConfigError, MediaError
 from avs.inference.predictor import Predictor, checkpoint_hash
 from avs.media import pieces
+from avs.media.audio import Alignment, clip_log_mel, from_int16, to_int16
 from avs.training.checkpoint import load_checkpoint, resolve_checkpoint
 
 SIDE = 64
@@ -165,6 +166,33 @@ def test_a_video_gets_a_mask_a_second_at_its_own_size(
 def test_a_video_in_pieces_gets_the_masks_of_the_whole(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_video(tmp_path / "v.mp4", duration_s=13)
+    whole = predictor.segment_video(str(tmp_path / "v.mp4"))
+    monkeypatch.setattr(pieces, "PIECE_S", 5)
+    assert predictor.segment_video(str(tmp_path / "v.mp4")) == whole
+
+
+@pytest.mark.parametrize("alignment", Alignment)
+def test_every_window_is_heard_in_the_alignment_of_the_checkpoint(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alignment: Alignment
+) -> None:
+    found = load_checkpoint(str(run_folder))
+    found.clip = replace(found.clip, audio_alignment=alignment)
+    predictor = Predictor(found)
+    forward, heard = predictor.logits, []
+
+    def note(frames: np.ndarray, sound: np.ndarray, frame_valid: np.ndarray) -> torch.Tensor:
+        heard.append(sound)
+        return forward(frames, sound, frame_valid)
+
+    monkeypatch.setattr(predictor, "logits", note)
+    samples = from_int16(to_int16(_sound(7)))
+    list(predictor.segment(np.zeros((7, SIDE, SIDE, 3), np.uint8), samples, size_px=(8, 8)))
+    wanted = [
+        clip_log_mel(samples[first:], num_examples=5, pad="repeat", alignment=alignment)
+        for first in (0, 2 * 16000)
+    ]
+    assert np.array_equal(heard[0], wanted)
     write_video(tmp_path / "v.mp4", duration_s=13)
     whole = predictor.segment_video(str(tmp_path / "v.mp4"))
     monkeypatch.setattr(pieces, "PIECE_S", 5)

@@ -53,11 +53,15 @@ def test_swin_equals_timm_where_one_window_does_not_cover_a_map() -> None:
 
 
 @pytest.mark.parametrize("size", [(12, 12), (9, 16), (7, 7), (2, 3)])
-def test_swins_shifted_windows_join_neighbours_only(size: tuple[int, int]) -> None:
-    """Brute force: who may see whom, from positions, on maps that need padding."""
+@pytest.mark.parametrize("always_shift", [True, False])
+def test_swins_shifted_windows_join_neighbours_only(
+    size: tuple[int, int], always_shift: bool
+) -> None:
+    """Brute force: who may see whom, from positions, on maps that need padding or just fit."""
     backbone = build(SWIN)
     stage = backbone.net.layers[0]
-    window, shift = 7, 3
+    window = 7
+    shift = 3 if always_shift or max(size) > window else 0
     x = torch.randn(1, *size, 96, requires_grad=True)
 
     def area(position: int, offset: int) -> int:
@@ -68,7 +72,7 @@ def test_swins_shifted_windows_join_neighbours_only(size: tuple[int, int]) -> No
             other_column, offset
         )
 
-    out = swin_stage(stage, x)
+    out = swin_stage(stage, x, always_shift=always_shift)
     for row, column in ((0, 0), (size[0] - 1, size[1] - 1), (size[0] // 2, 1)):
         (gradient,) = torch.autograd.grad(out[0, row, column].sum(), x, retain_graph=True)
         reached = gradient[0].abs().sum(dim=-1) > 1e-9

@@ -20,6 +20,11 @@ from avs.models import AUDIO_NETWORKS, MODELS, build_audio_network, build_model
         ({"options": {"fusion_width": 3}}, ["fusion_width=3"]),
         ({"num_classes": 0}, ["num_classes=0"]),
         ({"audio_weights": ""}, ["audio_weights is empty"]),
+        (
+            {"name": "c3n"},
+            ["model.name=c3n", "model.audio_network=small", "vggish_classified, panns, beats, yam"],
+        ),
+        ({"name": "c3n", "audio_network": "vggish"}, ["model.audio_network=vggish does not give"]),
     ],
 )
 def test_a_wrong_value_is_named_with_the_known_ones(

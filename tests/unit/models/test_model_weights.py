@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from avs.errors import WeightsError
-from avs.models import load_weights
+from avs.models import AUDIO_NETWORKS, build_audio_network, load_weights
 from avs.models.backbones import build_backbone
+from avs.models.beats import Beats
+from avs.models.panns import Cnn14
+from avs.models.weights import skip_random_init
 
 
 def load(spec: Any) -> dict[str, torch.Tensor]:
@@ -92,3 +100,132 @@ def test_timm_weights_without_network_name_the_file(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(WeightsError, match=r"pvt_v2_b5\.in1k.*no connection.*'random'"):
         build_backbone("pvt_v2_b5", weights="timm")
+
+
+# The hub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, and nobody at its address."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    turn_to(monkeypatch, port=9)  # discard: closed
+    return tmp_path / "hub"
+
+
+def turn_to(monkeypatch: pytest.MonkeyPatch, *, port: int) -> None:
+    template = f"http://127.0.0.1:{port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the hub does for one file of one commit."""
+
+    file = b""
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        type(self).asked.append(f"{self.command} {self.path}")
+        there = self.path == f"/owner/net/resolve/{COMMIT}/folder/w.safetensors"
+        self.send_response(200 if there else 404)
+        self.send_header("ETag", '"tag"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(self.file) if there else 0))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.file)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def hub(hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    """A hub that has ``owner/net`` at COMMIT with ``folder/w.safetensors``."""
+    save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
+    monkeypatch.setattr(Hub, "file", (tmp_path / "w.safetensors").read_bytes())
+    monkeypatch.setattr(Hub, "asked", [])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        turn_to(monkeypatch, port=server.server_port)
+        yield Hub
+        server.shutdown()
+        thread.join()
+
+
+def test_a_file_of_the_hub_is_fetched_once(hub: type[Hub]) -> None:
+    spec = f"hf-hub:owner/net@{COMMIT}/folder/w.safetensors"
+    for _ in range(2):
+        assert torch.equal(load(spec)["a"], torch.ones(2))
+    assert [line.split()[0] for line in hub.asked].count("GET") == 1
+    with pytest.raises(WeightsError, match=r"other\.pth'.*404.*the wanted file"):
+        load(f"hf-hub:owner/net@{COMMIT}/other.pth")
+
+
+def test_what_the_cache_of_the_hub_holds_needs_no_network(hub_cache: Path) -> None:
+    repo = hub_cache / "models--owner--net"
+    (repo / "snapshots" / COMMIT).mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(COMMIT)
+    torch.save({"a": torch.ones(2)}, repo / "snapshots" / COMMIT / "w.pth")
+    assert torch.equal(load("hf-hub:owner/net/w.pth")["a"], torch.ones(2))
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_a_hub_that_is_out_of_reach_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(seconds: float) -> None:
+        raise AssertionError(f"waits {seconds} s to try again")
+
+    monkeypatch.setattr(time, "sleep", waits)
+    with pytest.raises(
+        WeightsError, match=r"'hf-hub:owner/net/w\.pth'.*the wanted file.*their page.*'random'"
+    ):
+        load("hf-hub:owner/net/w.pth")
+    with pytest.raises(WeightsError, match=r"vggish-10086976\.pth.*torchvggish"):
+        build_audio_network("vggish", weights="hf-hub:owner/net/vggish.pth")
+    with pytest.raises(WeightsError, match=r"ImageNet weights of resnet10t"):
+        build_backbone("resnet10t", weights="hf-hub:owner/net/w.pth")
+
+
+@pytest.mark.parametrize("spec", ["hf-hub:net/w.pth", "hf-hub:", "hf-hub:owner/net@main"])
+def test_a_hub_name_without_a_part_is_explained(spec: str) -> None:
+    with pytest.raises(WeightsError, match=r"a hub name is hf-hub:OWNER/REPO/FILE.*the wanted"):
+        load(spec)
+
+
+# Networks whose weights are loaded next
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: AUDIO_NETWORKS["yamnet"].build(),
+        lambda: Cnn14(widths=(4,) * 6),
+        lambda: Beats(num_layers=1),
+        lambda: build_backbone("pvt_v2_b0", weights="random"),
+        lambda: build_backbone("resnet10t", weights="random"),
+    ],
+    ids=["yamnet", "panns", "beats", "pvt", "resnet"],
+)
+def test_without_random_values_a_network_is_complete_once_its_weights_are_loaded(
+    build: Callable[[], nn.Module],
+) -> None:
+    whole = build()
+    with skip_random_init():
+        bare = build()
+    bare.load_state_dict(whole.state_dict())
+    for (name, ours), theirs in zip(bare.named_buffers(), whole.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name  # those too that no file holds
+    assert all(map(torch.equal, bare.parameters(), whole.parameters()))
+
+
+def test_an_audio_network_from_a_file_draws_no_random_numbers(tmp_path: Path) -> None:
+    torch.save(AUDIO_NETWORKS["yamnet"].build().state_dict(), tmp_path / "yamnet.pth")
+    before = torch.get_rng_state()
+    build_audio_network("yamnet", weights=str(tmp_path / "yamnet.pth"))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from official_fill import params
+from official_fill import filled_state, inp, load_npz, params
+from small_configs import model_config
 from torch import Tensor, nn
 
+from avs.datasets import DataConfig
 from avs.errors import WeightsError
-from avs.models import build_audio_network, build_model, import_official
+from avs.inference.predictor import Predictor
+from avs.models import ModelInput, build_audio_network, build_model, import_official
+from avs.training.config import InferenceConfig
+from avs.training.official_checkpoint import ImportConfig, import_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +76,50 @@ def test_audio_weights_are_read_from_a_file_or_refused_by_name(tmp_path: Path) -
         assert torch.equal(value, restored.state_dict()[name])
     with pytest.raises(WeightsError, match=r"small\.pth.*VGGish.*lacks: features\.0\.weight"):
         build_audio_network("vggish", weights=str(tmp_path / "small.pth"))
+
+
+def test_a_checkpoint_that_does_not_fit_is_named_for_what_it_seems_to_be(model: nn.Module) -> None:
+    cases = {
+        "avs_s4_pvt": "TPAVI with PVT-v2 and 1 class, for sound features of 128",
+        "avss_pvt": "TPAVI with PVT-v2 and 71 classes, for sound features of 128 without bias "
+        "(AVSS)",
+        "c3n_pvt": "C3N with PVT-v2 and 1 class, for sound features of 128",
+        "c3n_swin": "C3N with Swin and 1 class, for sound features of 128",
+    }
+    for case, words in cases.items():
+        shapes = {f"module.{n}": torch.zeros(()).expand(s) for n, s in params(case).items()}
+        with pytest.raises(WeightsError, match=re.escape(f"checkpoint ({words}) does not fit")):
+            import_official(model, shapes)
+    own = {f"segmenter.{name}": value for name, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"one of this package, which needs no import"):
+        import_official(model, own)
+
+
+@torch.no_grad()
+def test_an_imported_file_gives_the_official_logits_as_a_checkpoint(tmp_path: Path) -> None:
+    audio = build_audio_network("small", weights="random")
+    torch.save(audio.state_dict(), tmp_path / "audio.pth")
+    published = {f"module.{n}": value for n, value in filled_state("avs_s4_resnet").items()}
+    torch.save(published, tmp_path / "S4_resnet.pth")
+    data = DataConfig(name="s4", root="", image_size_px=224, num_frames=5)
+    config = ImportConfig(
+        official=str(tmp_path / "S4_resnet.pth"),
+        data=data,
+        model=model_config(
+            backbone="resnet50.tv_in1k",
+            backbone_weights="timm",  # never asked for
+            audio_weights=str(tmp_path / "audio.pth"),
+            options={"drop_path": 0.0},
+        ),
+        inference=InferenceConfig(windows_per_forward=1, num_threads=1),
+        out=str(tmp_path / "out"),
+    )
+    import_checkpoint(config, say=lambda _: None)
+    segmenter = Predictor.from_checkpoint(config.out)._system.segmenter
+    x = ModelInput(
+        frames=inp("frames", (5, 3, 224, 224))[None],
+        audio_embedding=inp("audio", (5, 128)).abs()[None],
+    )
+    logits = segmenter(x).logits[0, :, :, ::4, ::4]
+    golden = load_npz("avs_s4_resnet.npz")["logits"]
+    np.testing.assert_allclose(logits.numpy(), golden, atol=1e-4, rtol=0)

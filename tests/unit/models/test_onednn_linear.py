@@ -65,6 +65,32 @@ def test_a_frozen_weight_costs_no_product(products: list[int]) -> None:
     assert len(products) == 2
 
 
+def test_a_gradient_is_computed_only_where_it_is_asked_for(products: list[int]) -> None:
+    """As C3N's attention asks: for an activation, through layers that are trained."""
+    plain, ours = pair()
+    x = torch.randn(2, 64, WIDE[0], requires_grad=True)
+    out = ours(x)
+    (to_x,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    assert len(products) == 2
+    torch.testing.assert_close(to_x, torch.autograd.grad(plain(x).sum(), x)[0])
+    out.sum().backward(inputs=[ours.weight])  # then for the rest, through the same graph
+    assert ours.weight.grad is not None
+    assert ours.bias.grad is None
+    out = ours(x.detach())
+    products.clear()
+    out.sum().backward()
+    assert len(products) == 1
+
+
+def test_weights_that_changed_since_the_forward_are_noticed() -> None:
+    _, ours = pair()
+    out = ours(torch.randn(2, 64, WIDE[0], requires_grad=True))
+    with torch.no_grad():
+        ours.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
 def test_a_row_does_not_depend_on_its_place() -> None:
     _, ours = pair()
     x = torch.randn(4, 64, WIDE[0])

@@ -14,10 +14,13 @@ from avs.losses import LossConfig, LossKind, compute_loss
 from avs.media.audio import from_int16, log_mel, to_int16
 from avs.models import (
     AUDIO_NETWORKS,
+    MODELS,
     AudioNetwork,
     AudioOutput,
     AvsSystem,
+    ModelInput,
     build_audio_network,
+    build_model,
     build_system,
 )
 from avs.models.system import frame_waveforms, with_log_offset
@@ -147,6 +150,29 @@ def test_audio_dim_follows_the_audio_network() -> None:
         tiny_system(audio_dim=64)
 
 
+def test_a_network_changed_later_to_one_without_classes_is_refused_too() -> None:
+    config = model_config(name="c3n", audio_network="yamnet")
+    config.audio_network = "vggish"
+    with pytest.raises(ConfigError, match=r"c3n needs .*vggish does not give: .*yamnet"):
+        build_system(config)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_model_that_cannot_do_without_class_scores_is_refused_before_it_is_built(
+    name: str,
+) -> None:
+    model = build_model(name, backbone="test_resnet", num_classes=1, fusion_width=16).eval()
+    x = ModelInput(frames=torch.zeros(1, 1, 3, 64, 64), audio_embedding=torch.zeros(1, 1, 128))
+    try:
+        config = model_config(name=name, audio_network="small")
+    except ConfigError:
+        with pytest.raises(ConfigError, match="class scores"):
+            model(x)
+    else:
+        assert config.audio_network == "small"
+        model(x)
+
+
 def test_one_batch_is_learnt() -> None:
     system = tiny_system(fusion_width=32)
     frames, log_mel = batch()
@@ -174,6 +200,7 @@ def test_audio_networks_keep_their_contract(name: str) -> None:
     output = network(torch.randn(shape))
     assert output.embedding.shape == (2, network.embedding_dim)
     assert output.embedding.isfinite().all()
+    assert (output.logits is not None) == AUDIO_NETWORKS[name].gives_classes
     assert output.logits is None or output.logits.shape == (2, 527)
     assert output.embedding.requires_grad == network.trainable
     assert network.log_offset > 0

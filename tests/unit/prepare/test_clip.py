@@ -18,7 +18,14 @@ from avs.datasets import (
 )
 from avs.errors import AvsError, DataError, MediaError
 from avs.media import pieces
-from avs.media.audio import clip_log_mel, from_int16, read_audio, silence_log_mel, to_int16
+from avs.media.audio import (
+    Alignment,
+    clip_log_mel,
+    from_int16,
+    read_audio,
+    silence_log_mel,
+    to_int16,
+)
 from avs.media.encoding import write_mp4
 from avs.media.frames import read_image, resize_frames
 from avs.media.masks import read_mask, voc_palette
@@ -259,6 +266,18 @@ def test_a_video_in_pieces_becomes_the_rows_of_the_whole(
         assert np.array_equal(row.frames, wanted.frames)
         assert np.array_equal(row.frame_time_s, wanted.frame_time_s)
         assert np.abs(row.waveform.astype(int) - wanted.waveform).max() <= 2
+
+
+def test_windows_of_a_video_have_the_alignment_that_is_asked_for(videos: Path) -> None:
+    official = _video_rows(videos, "long.mp4")
+    exact = _video_rows(videos, "long.mp4", audio=AudioConfig(alignment=Alignment.EXACT))
+    for rows, alignment in ((official, Alignment.AVSBENCH), (exact, Alignment.EXACT)):
+        for row in rows:
+            sound = from_int16(row.waveform)
+            wanted = clip_log_mel(sound, num_examples=5, pad="repeat", alignment=alignment)
+            assert np.array_equal(row.log_mel, wanted)
+    assert np.array_equal(exact[1].log_mel[2:], exact[2].log_mel[:3])  # the same seconds
+    assert not np.array_equal(official[1].log_mel[2:], official[2].log_mel[:3])
 
 
 def test_a_short_video_is_padded_with_its_last_frame(videos: Path) -> None:

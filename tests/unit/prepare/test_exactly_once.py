@@ -19,9 +19,10 @@ from made_clips import data_config
 from prepare_runs import MadeUpSet, config_of, content_of, run
 
 from avs import storage
-from avs.datasets import ClipSource
+from avs.datasets import AudioConfig, ClipSource
 from avs.errors import DataError
 from avs.lease import LEASE_NAME
+from avs.media.logmel import Alignment
 from avs.prepare import manifest as manifest_module
 from avs.prepare import shard as shard_module
 from avs.prepare.folder import PLAN
@@ -352,12 +353,18 @@ def test_a_first_try_with_a_limit_is_gone_on_with(
     assert run(clips.config(tmp_path)).counts["input"] == len(clips.sources)
 
 
-def test_another_configuration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("with_waveform", False), ("audio", AudioConfig(alignment=Alignment.EXACT))],
+)
+def test_another_configuration_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object
+) -> None:
     clips = MadeUpSet(monkeypatch)
     run(clips.config(tmp_path))
     config = clips.config(tmp_path)
-    config.data.with_waveform = False
-    with pytest.raises(DataError, match=r"another configuration \(data\.with_waveform differ\)"):
+    setattr(config.data, key, value)
+    with pytest.raises(DataError, match=rf"another configuration \(data\.{key} differ\)"):
         run(config)
     assert (tmp_path / PLAN).exists()
     assert run(clips.config(tmp_path)).revision == 1

@@ -12,8 +12,9 @@ from made_clips import data_config, prepare
 from prepare_runs import MadeUpSet, run
 
 from avs import storage
-from avs.datasets import DataConfig
-from avs.errors import DataError
+from avs.datasets import AudioConfig, DataConfig
+from avs.errors import ConfigError, DataError
+from avs.media.logmel import Alignment
 from avs.prepare.manifest import (
     MANIFEST,
     REVISION,
@@ -69,6 +70,20 @@ def test_an_older_manifest_is_read_and_a_newer_one_too(config: DataConfig, tmp_p
     found = read_manifest(str(tmp_path))
     assert found == manifest
     assert (found.revision, found.statistics, found.warnings) == (1, {}, [])
+
+
+def test_a_manifest_tells_the_alignment_of_its_log_mels(config: DataConfig, tmp_path: Path) -> None:
+    prepare(replace(config, audio=AudioConfig(alignment=Alignment.EXACT)), tmp_path)
+    assert read_manifest(str(tmp_path)).audio_alignment is Alignment.EXACT
+    plain = json.loads((tmp_path / MANIFEST).read_text())
+    audio = plain["config"]["data"]["audio"]
+    assert audio.pop("alignment") == "exact"
+    (tmp_path / MANIFEST).write_text(json.dumps(plain))
+    assert read_manifest(str(tmp_path)).audio_alignment is Alignment.AVSBENCH
+    audio["alignment"] = "later"
+    (tmp_path / MANIFEST).write_text(json.dumps(plain))
+    with pytest.raises(ConfigError, match=r"manifest\.json: data\.audio\.alignment=later is not"):
+        _ = read_manifest(str(tmp_path)).audio_alignment
 
 
 def _issue(out: str, manifest: Manifest, **changes: Any) -> int:

@@ -11,7 +11,8 @@ import pytest
 from made_clips import clip_format, data_config
 from small_configs import ONE_WORKER
 
-from avs.datasets import ClipSource, DataConfig, MediaSource
+from avs.datasets import AudioConfig, ClipSource, DataConfig, MediaSource
+from avs.media.logmel import Alignment
 from avs.prepare.config import PrepareConfig
 from avs.prepare.plan import ShardPlan, config_hash, make_plan, plan_shards
 from avs.schema import Source
@@ -104,6 +105,7 @@ def test_the_whole_plan_has_the_format_and_all_clips(s4_root: Path) -> None:
         {"num_frames": 10},
         {"media": MediaSource.RAW},
         {"with_waveform": False},
+        {"audio": AudioConfig(alignment=Alignment.EXACT)},
         {"name": "ms3"},
     ],
 )
@@ -118,6 +120,11 @@ def test_what_decides_the_rows_changes_every_hash(change: dict[str, Any]) -> Non
 def test_the_root_and_the_limit_do_not_decide_the_rows() -> None:
     base = config_hash(data_config("s4", "/data"))
     assert config_hash(data_config("s4", "/elsewhere", limit=3)) == base
+
+
+def test_a_folder_from_before_an_option_is_gone_on_with() -> None:
+    """The hash that versions without data.audio.alignment wrote for the same rows."""
+    assert config_hash(data_config("s4", "/data")) == "c8bad76cad123288"
 
 
 def test_the_limit_keeps_the_first_clips_of_each_split() -> None:

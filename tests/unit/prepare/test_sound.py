@@ -12,8 +12,15 @@ import torch
 from made_clips import data_config, write_png, write_wav
 
 from avs.datasets import DATASETS, AudioConfig, AudioSource, ClipSource, DataConfig, MissingSound
-from avs.errors import MediaError
-from avs.media.audio import clip_log_mel, from_int16, read_audio, silence_log_mel, to_int16
+from avs.errors import ConfigError, MediaError
+from avs.media.audio import (
+    Alignment,
+    clip_log_mel,
+    from_int16,
+    read_audio,
+    silence_log_mel,
+    to_int16,
+)
 from avs.media.logmel_pickle import read_log_mel_pickle
 from avs.prepare.clip import prepare_rows
 from avs.schema import Clip
@@ -51,13 +58,21 @@ def _recomputed(root: Path) -> np.ndarray:
     return clip_log_mel(from_int16(to_int16(samples)), num_examples=5, pad="repeat")
 
 
-def _config(root: Path, source: str = "auto", missing: str = "reject") -> DataConfig:
-    audio = AudioConfig(source=AudioSource(source), missing=MissingSound(missing))
+def _config(
+    root: Path, source: str = "auto", missing: str = "reject", alignment: str = "avsbench"
+) -> DataConfig:
+    audio = AudioConfig(
+        source=AudioSource(source),
+        missing=MissingSound(missing),
+        alignment=Alignment(alignment),
+    )
     return data_config("s4", root, audio=audio)
 
 
-def _prepare(root: Path, source: str = "auto", missing: str = "reject") -> tuple[Clip, list[str]]:
-    config = _config(root, source, missing)
+def _prepare(
+    root: Path, source: str = "auto", missing: str = "reject", alignment: str = "avsbench"
+) -> tuple[Clip, list[str]]:
+    config = _config(root, source, missing, alignment)
     (clip_source,) = DATASETS["s4"].list_clips(config)
     warnings: list[str] = []
     (clip,) = prepare_rows(clip_source, config, warnings)
@@ -120,6 +135,30 @@ def test_a_clip_without_sound_is_a_reject_or_silent(root: Path) -> None:
     assert np.array_equal(clip.log_mel, silence_log_mel(5))
     assert clip.waveform.shape == (80000,)
     assert not clip.waveform.any()
+
+
+def test_exact_examples_are_made_of_the_sound_and_the_stored_ones_compared_as_they_are(
+    root: Path,
+) -> None:
+    clip, warnings = _prepare(root, alignment="exact")
+    sound = from_int16(clip.waveform)
+    exact = clip_log_mel(sound, num_examples=5, pad="repeat", alignment=Alignment.EXACT)
+    assert np.array_equal(clip.log_mel, exact)
+    assert not np.array_equal(exact, _recomputed(root))
+    assert warnings == []
+    _store(root, _recomputed(root) + np.float32(0.2))
+    _, warnings = _prepare(root, alignment="exact")
+    assert len(warnings) == 1
+    assert "by 0.20 on average" in warnings[0]
+
+
+def test_a_stored_log_mel_alone_cannot_become_exact(root: Path) -> None:
+    (root / WAV).unlink()
+    for missing in ("reject", "silence"):
+        with pytest.raises(MediaError, match=r"x\.pkl has alignment avsbench.*no sound"):
+            _prepare(root, missing=missing, alignment="exact")
+    with pytest.raises(ConfigError, match=r"source=logmel with data\.audio\.alignment=exact"):
+        _config(root, "logmel", alignment="exact")
 
 
 def test_real_log_mels_that_disagree_with_their_wav_are_told(root: Path, real_data: Path) -> None:

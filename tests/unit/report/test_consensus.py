@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from avs.report.consensus import Consensus, TrialClip, agree, donors, main, sign_test
+from avs.report.consensus import Consensus, agree, donors, main, sign_test
+from avs.report.trial_clips import TrialClip
 
 DOG_BREED, INSTRUMENT = 151, 402
 BARK, GUITAR = 75, 140

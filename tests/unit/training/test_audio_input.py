@@ -25,7 +25,8 @@ from avs.models.frozen import FrozenAudioNetwork
 from avs.training.checkpoint import load_checkpoint, resolve_checkpoint
 from avs.training.config import CheckpointConfig, TrainConfig
 from avs.training.feed import ClipReader
-from avs.training.loop import Worker, train
+from avs.training.loop import train
+from avs.training.state import Worker
 
 
 class Loudness(FrozenAudioNetwork):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 import yaml
 
 from avs import storage
-from avs.errors import AvsError, CheckpointError
+from avs.errors import AvsError, CheckpointError, ConfigError, DataError
+from avs.media.logmel import Alignment
 from avs.training.checkpoint import (
     CHECKPOINT_VERSION,
     Checkpoint,
+    check_alignment,
     copy_checkpoint,
     load_checkpoint,
     load_trainer_state,
@@ -55,6 +58,38 @@ def test_what_is_saved_is_what_is_loaded(run_folder: Path, place: str) -> None:
     assert found.weights.keys() == original.weights.keys()
     assert all(torch.equal(found.weights[k], v) for k, v in original.weights.items())
     assert {f.path for f in storage.list_files(uri)} == set(FILES)
+
+
+def test_the_alignment_of_the_sound_is_kept_and_is_the_official_one_in_older_checkpoints(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    found = load_checkpoint(str(run_folder))
+    found.clip = replace(found.clip, audio_alignment=Alignment.EXACT)
+    _save(str(tmp_path), found)
+    assert load_checkpoint(str(tmp_path)).clip == found.clip
+    plain = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert plain["clip"].pop("audio_alignment") == "exact"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    assert load_checkpoint(str(tmp_path)).clip.audio_alignment is Alignment.AVSBENCH
+    plain["clip"]["audio_alignment"] = "later"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    with pytest.raises(ConfigError, match=r"config\.yaml: clip\.audio_alignment=later is not"):
+        load_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("trained", Alignment)
+def test_data_of_another_alignment_is_refused_where_log_mels_are_heard(
+    run_folder: Path, trained: Alignment
+) -> None:
+    found = load_checkpoint(str(run_folder))
+    found.clip = replace(found.clip, audio_alignment=trained)
+    (other,) = set(Alignment) - {trained}
+    check_alignment(found, trained, prepared="data")
+    told = rf"alignment={other.value}, but .* {trained.value}: .*alignment={trained.value} into"
+    with pytest.raises(DataError, match=rf"data was prepared with data\.audio\.{told}"):
+        check_alignment(found, other, prepared="data")
+    found.model = replace(found.model, audio_network="panns")
+    check_alignment(found, other, prepared="data")
 
 
 def test_the_trainer_state_is_read_without_running_code(run_folder: Path, best: Path) -> None:

@@ -25,8 +25,9 @@ from avs.training import augment
 from avs.training.checkpoint import load_checkpoint
 from avs.training.config import Precision, Schedule, TrainConfig
 from avs.training.feed import Batch, ClipReader
-from avs.training.loop import Worker, train
+from avs.training.loop import train
 from avs.training.run import Run
+from avs.training.state import Worker
 
 
 def _weights(out: str, epoch: int) -> dict[str, torch.Tensor]:

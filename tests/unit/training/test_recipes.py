@@ -24,8 +24,9 @@ from avs.training.card import ORIGINS
 from avs.training.checkpoint import resolve_checkpoint
 from avs.training.config import LoopConfig, Schedule, TrainConfig
 from avs.training.feed import Batch
-from avs.training.loop import Worker, train
+from avs.training.loop import train
 from avs.training.run import Run
+from avs.training.state import Worker
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 RECIPES = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))

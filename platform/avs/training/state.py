@@ -1,0 +1,89 @@
+"""What a rank of training holds: its place among the others, networks, optimiser, clips, history.
+
+Everything is derived from the configuration and the prepared data, before the first step; resuming
+then replaces weights, optimiser state and history. What the data decides (classes, frames, padding)
+is taken from its manifest, so that a checkpoint tells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from avs.datasets import dataset_spec
+from avs.losses import LossConfig, LossKind
+from avs.models import AUDIO_NETWORKS, AvsSystem, build_system
+from avs.training.checkpoint import ClipSpec
+from avs.training.config import TrainConfig
+from avs.training.feed import ClipReader, steps_per_epoch
+from avs.training.optimiser import build_optimizer
+from avs.training.run import EpochMetrics
+
+__all__ = ["TrainingState", "Worker"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """What the launcher gives a rank.
+
+    ``wrap`` makes the module distributed; ``check_lease`` raises when the run no longer owns its
+    folder; ``after_epoch`` is called on every rank with the epoch's metrics.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
+    check_lease: Callable[[], None] = lambda: None
+    after_epoch: Callable[[EpochMetrics], None] = lambda _: None
+
+
+class TrainingState:
+    """Networks, optimiser, readers and history of one rank; epochs change it in place.
+
+    Raises DataError, ConfigError or WeightsError for what cannot be trained.
+    """
+
+    def __init__(self, config: TrainConfig, worker: Worker) -> None:
+        self.config, self.worker = config, worker
+        size_px = config.train.image_size_px
+        read = partial(
+            ClipReader,
+            config.data.prepared,
+            image_size_px=size_px,
+            input_kind=AUDIO_NETWORKS[config.model.audio_network].build.input_kind,
+        )
+        self.reader = read(split="train")
+        form = self.reader.manifest.format
+        splits = {s.split for s in self.reader.manifest.shards}
+        self.val_reader = read(split="val") if "val" in splits else None
+        semantic = len(form.class_names) > 2
+        self.model_config = replace(
+            config.model, num_classes=len(form.class_names) if semantic else 1
+        )
+        self.loss_config: LossConfig = replace(
+            config.loss, kind=LossKind.SEMANTIC if semantic else LossKind.BINARY
+        )
+        self.clip = ClipSpec(
+            num_frames=form.num_frames,
+            image_size_px=size_px or form.height_px,
+            class_names=form.class_names,
+            audio_pad=dataset_spec(self.reader.manifest.config["data"]["name"]).pad,
+            audio_alignment=self.reader.manifest.audio_alignment,
+        )
+        torch.manual_seed(config.seed)
+        self.system: AvsSystem = build_system(self.model_config).to(worker.device)
+        if config.train.sync_batch_norm:
+            # Not the audio network: frozen ones keep their statistics, the small one its own rule.
+            convert = nn.SyncBatchNorm.convert_sync_batchnorm
+            self.system.segmenter = convert(self.system.segmenter)  # type: ignore[no-untyped-call]
+        self.ddp = worker.wrap(self.system)
+        self.optimizer = build_optimizer(self.system, config.train)
+        self.history: list[EpochMetrics] = []
+        self.num_steps = steps_per_epoch(
+            len(self.reader), world_size=worker.world_size, batch_size=config.train.batch_size
+        )
