@@ -32,6 +32,7 @@ from avs.models.c3n import C3nSegmenter
 from avs.models.fusion import TpaviBlock
 from avs.models.similarity import SIMILARITY_SHAPE
 from avs.models.tpavi import TpaviSegmenter
+from avs.training.optimiser import adam
 
 __all__ = ["Form", "Spec", "Work", "measure"]
 
@@ -144,7 +145,7 @@ def _input(spec: Spec) -> ModelInput:
 
 def _training_step(model: nn.Module, spec: Spec) -> Callable[[], float]:
     model.train()
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
+    optimiser = adam(model.parameters(), learning_rate=1e-4)
     x = _input(spec)
     masks_BTHW = (torch.rand(1, spec.num_frames, spec.size_px, spec.size_px) > 0.7).byte()
     valid_BT = torch.ones(1, spec.num_frames, dtype=torch.bool)

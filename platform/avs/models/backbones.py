@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from avs.errors import ConfigError, WeightsError
 from avs.models.onednn_linear import is_worthwhile, use_onednn
 from avs.models.swin import is_swin, swin_stage
-from avs.models.weights import load_weights, name_some
+from avs.models.weights import fetch_from_hub, load_weights, name_some
 
 __all__ = [
     "STRIDES",
@@ -161,6 +161,8 @@ def create_network(
         raise ConfigError(
             f"model.backbone={name!r} is not a timm model; known ones include {', '.join(close)}"
         )
+    if pretrained:
+        _ask_hub(name)
     only: dict[str, Any] = {"features_only": True} if features_only else {}
     try:
         net: nn.Module = timm.create_model(name, pretrained=pretrained, **only, **keywords)
@@ -176,6 +178,18 @@ def create_network(
             f"{_published_at(name)}: {error}. Give the path of that file, or 'random' explicitly."
         ) from error
     return net
+
+
+def _ask_hub(name: str) -> None:
+    """Fetch what timm will load, so that a machine without network is told so at once: timm tries
+    for most of a minute. Raises WeightsError."""
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.hf_hub_id:
+        fetch_from_hub(
+            f"hf-hub:{config.hf_hub_id}/{config.hf_hub_filename or 'model.safetensors'}",
+            way_out=f"model.backbone_weights='timm' wants the ImageNet weights of {name} from "
+            f"{_published_at(name)}. Give the path of that file, or 'random' explicitly.",
+        )
 
 
 def _published_at(name: str) -> str:

@@ -145,8 +145,9 @@ def build_classified_backbone(
 ) -> ClassifiedBackbone:
     """Build a timm backbone with its ImageNet-1k classifier.
 
-    weights: "random", "timm" (timm's own download) or a path / s3:// URI of an ImageNet-1k
-    checkpoint, timm's or (PVT-v2, Swin) its authors'. The rest as in ``build_backbone``.
+    weights: "random", "timm" (timm's own download) or a path, s3:// URI or hf-hub: name of an
+    ImageNet-1k checkpoint, timm's or (PVT-v2, Swin) its authors'. The rest as in
+    ``build_backbone``.
     Raises ConfigError for a backbone that cannot be used, WeightsError for weights.
     """
     keywords: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}

@@ -36,6 +36,7 @@ from avs.errors import DataError, WeightsError
 
 __all__ = [
     "decode_weights",
+    "fetch_from_hub",
     "hash_weights",
     "load_weights",
     "name_some",
@@ -96,8 +97,18 @@ def read_weights_bytes(spec: str, *, way_out: str) -> bytes:
     try:
         return storage.read_bytes(_fetched(spec) if spec.startswith(HUB_PREFIX) else spec)
     except READ_ERRORS as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise WeightsError(f"cannot read weights {spec!r}: {reason}. {way_out}") from error
+        raise _unreadable(spec, error, way_out) from error
+
+
+def fetch_from_hub(spec: str, *, way_out: str) -> str:
+    """Local path of ``hf-hub:OWNER/REPO/FILE``, which then lies in the hub's cache.
+
+    Offline, this is told in seconds. Raises WeightsError.
+    """
+    try:
+        return _fetched(spec)
+    except READ_ERRORS as error:
+        raise _unreadable(spec, error, way_out) from error
 
 
 def decode_weights(data: bytes, *, spec: str, way_out: str) -> dict[str, Any]:
@@ -159,6 +170,11 @@ class skip_random_init(TorchFunctionMode):  # noqa: N801 (a context manager, lik
         if func in RANDOM_FILLS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
+
+
+def _unreadable(spec: str, error: Exception, way_out: str) -> WeightsError:
+    reason = str(error).partition("\n")[0].rstrip(".")
+    return WeightsError(f"cannot read weights {spec!r}: {reason}. {way_out}")
 
 
 def _fetched(spec: str) -> str:

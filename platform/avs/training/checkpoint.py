@@ -81,8 +81,9 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder; what is there is not whole any more, then overwritten.
 
-    ``trainer_state`` None: nobody can go on training from it. ``leave_out_audio``: the hash of the audio network's weights instead of the weights, which
-    :func:`load_checkpoint` then reads from ``model.audio_weights``.
+    ``trainer_state`` None: nobody can go on training from it. ``leave_out_audio``: the hash of the
+    audio network's weights instead of the weights, which :func:`load_checkpoint` then reads from
+    ``model.audio_weights``.
     """
     head = {"checkpoint_version": CHECKPOINT_VERSION, "avs_version": __version__}
     if leave_out_audio:

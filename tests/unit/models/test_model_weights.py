@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from avs.errors import WeightsError
-from avs.models import AUDIO_NETWORKS, build_audio_network, load_weights
+from avs.models import AUDIO_NETWORKS, backbones, build_audio_network, load_weights
 from avs.models.backbones import build_backbone
 from avs.models.beats import Beats
 from avs.models.panns import Cnn14
@@ -93,15 +93,6 @@ def test_backbone_weights_of_another_network_are_refused(tmp_path: Path) -> None
         build_backbone("pvt_v2_b0", weights=str(tmp_path / "less.pth"))
 
 
-def test_timm_weights_without_network_name_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: Any, **__: Any) -> None:
-        raise OSError("no connection")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(WeightsError, match=r"pvt_v2_b5\.in1k.*no connection.*'random'"):
-        build_backbone("pvt_v2_b5", weights="timm")
-
-
 # The hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -113,6 +104,29 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     turn_to(monkeypatch, port=9)  # discard: closed
     return tmp_path / "hub"
+
+
+def test_timm_weights_without_network_name_the_file_at_once(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_for_a_minute(*_: Any, **__: Any) -> None:
+        raise AssertionError("timm must not be asked")
+
+    monkeypatch.setattr(timm, "create_model", ask_for_a_minute)
+    with pytest.raises(WeightsError, match=r"pvt_v2_b5\.in1k.*Connection refused.*'random'"):
+        build_backbone("pvt_v2_b5", weights="timm")
+
+
+def test_timm_weights_that_timm_cannot_get_name_the_file(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise OSError("no such tag")
+
+    monkeypatch.setattr(backbones, "fetch_from_hub", lambda *_, **__: "")
+    monkeypatch.setattr(timm, "create_model", gone)
+    with pytest.raises(WeightsError, match=r"pvt_v2_b5\.in1k.*no such tag.*'random'"):
+        build_backbone("pvt_v2_b5", weights="timm")
 
 
 def turn_to(monkeypatch: pytest.MonkeyPatch, *, port: int) -> None:
