@@ -20,7 +20,7 @@ from avs.report.figures import contact_sheet, curves, sound_bars
 from avs.report.page import page, picture, table
 
 EVIL = "s4/x/<script>alert('$1')</script> & $x_1$ \"é\""
-SCORE = {"j": 0.5, "f": 0.25}
+SCORE = {"j": 0.5, "f": 0.25, "pooled": {"j": 0.625, "f": 0.375}}
 CONDITIONS = {c.value: SCORE for c in Condition}
 
 
@@ -68,6 +68,7 @@ def _row(index: int, j: float | None, *, with_picture: bool) -> dict[str, Any]:
 def _write(out: Path, rows: list[dict[str, Any]], **changes: Any) -> str:
     metrics = {
         "conditions": CONDITIONS,
+        "protocol": "avsbench",
         "num_clips": len(rows),
         "split": "<b>test",
         "batch_size": 4,
@@ -105,7 +106,9 @@ def test_texts_are_shown_as_they_are(tmp_path: Path) -> None:
     elements = _Elements(_write(tmp_path, [_row(0, 0.5, with_picture=False)]))
     assert f"{EVIL}0" in elements.text
     assert "split <b>test" in elements.text
-    assert "checkpoint /runs/a & b" in elements.text
+    assert "AVSBench protocol, test batch of 4; checkpoint /runs/a & b" in elements.text
+    assert "J pooled" in elements.text
+    assert "0.625" in elements.text
 
 
 def test_the_worst_clips_come_first_and_unlabelled_ones_not(tmp_path: Path) -> None:
