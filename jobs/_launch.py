@@ -44,7 +44,8 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
 
 def run(main: Callable[[], Any], schema: type[Any]) -> None:
     """Run a hydra main; a mistake of the user ends with one line and the error's exit code."""
-    if {"-h", "--help"} & set(sys.argv[1:]):  # before Hydra's own, which has the values
+    helping = bool({"-h", "--help"} & set(sys.argv[1:]))
+    if helping:  # before Hydra's own, which has the values
         print(sys.modules["__main__"].__doc__, usage(schema), sep="\n", end="\n\n")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises instead of printing and exiting
     # Hydra's getter would print "Error executing job with overrides" before it raises.
@@ -55,6 +56,8 @@ def run(main: Callable[[], Any], schema: type[Any]) -> None:
         # One that came from a worker is dressed in Ray's class; its cause is ours.
         _stop(str(getattr(error, "cause", error)), error.exit_code)
     except (HydraException, ValueError) as error:
+        if helping:  # no values to show as long as a choice has not been made
+            return
         _stop(explain_hydra_error(error, schema), 2)
     except OSError as error:  # a full disk, a folder that may not be written
         _stop(f"{error.filename or 'a file'}: {error.strerror or error}", 1)

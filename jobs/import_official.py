@@ -1,7 +1,7 @@
 r"""Make a checkpoint of the authors' weights, for evaluate, segment and serve; nothing is trained.
 
 Here (experiment= and data= are those that the file was trained with):
-    python jobs/import_official.py experiment=tpavi_s4_pvt official=S4_pvt.pth \
+    python jobs/import_official.py experiment=tpavi_s4_pvt data=s4 official=S4_pvt.pth \
         model.audio_weights=vggish-10086976.pth out=DIR
     python jobs/import_official.py experiment=tpavi_avss_r50 data=avss official=AVSS_resnet.pth \
         model.audio_weights=... out=...

@@ -15,7 +15,7 @@ from avs import Predictor
 from avs.config import parse
 from avs.datasets import DataConfig
 from avs.datasets.synthetic import Layout, SyntheticConfig, write_synthetic
-from avs.errors import CheckpointError, DataError, RejectBudgetError
+from avs.errors import CheckpointError, ConfigError, DataError, RejectBudgetError
 from avs.inference.bucket import segment_bucket
 from avs.inference.config import EvaluateConfig, SegmentConfig
 from avs.inference.evaluation import evaluate
@@ -170,6 +170,11 @@ def test_evaluation_scores_the_three_sounds(
     html = (tmp_path / "report.html").read_text()
     assert "http" not in html.replace("http-equiv", "")
     assert html.count("data:image/png;base64,") >= 2
+
+
+def test_evaluation_does_not_write_over_a_checkpoint(tiny_checkpoint: Path, prepared: Path) -> None:
+    with pytest.raises(ConfigError, match="is a checkpoint"):
+        evaluate(_evaluation(tiny_checkpoint, prepared, tiny_checkpoint))
 
 
 def test_evaluation_refuses_sound_that_is_aligned_otherwise(

@@ -119,8 +119,11 @@ def _choices() -> list[Any]:
 @pytest.mark.parametrize(("name", "choice"), _choices())
 def test_every_yaml_composes_and_parses(name: str, choice: list[str]) -> None:
     module, _, schema = SCHEMAS[name].partition(":")
+    groups = [i for i in OmegaConf.load(CONFIGS / f"{name}.yaml").defaults if OmegaConf.is_dict(i)]
+    unmade = [group for item in groups for group in item if OmegaConf.is_missing(item, group)]
+    given = [f"{group}=s4" for group in unmade if not choice or group not in choice[0]]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = compose(name, overrides=choice)
+        config = compose(name, overrides=choice + given)
     OmegaConf.set_struct(config, False)
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, "dummy")

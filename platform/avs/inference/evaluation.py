@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from avs import storage
-from avs.errors import DataError
+from avs.errors import ConfigError, DataError
 from avs.inference.bucket import map_in_pool
 from avs.inference.conditions import choose_donors
 from avs.inference.config import EvaluateConfig
-from avs.inference.scoring import ClipScorer, combine, protocol_text
+from avs.inference.scoring import ClipScorer, combine, protocol_text, spread_out
 from avs.progress import Progress
 from avs.report.evaluation import write_report
 from avs.training.checkpoint import check_alignment, load_checkpoint
@@ -26,10 +26,12 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
     """Write ``out/metrics.json`` and ``out/report.html``; returns the metrics.
 
     Raises:
-        CheckpointError, DataError: before any clip is scored.
+        ConfigError, CheckpointError, DataError: before any clip is scored.
     """
     out, prepared = storage.absolute(config.out), storage.absolute(config.data.prepared)
     checkpoint = load_checkpoint(config.checkpoint)
+    if storage.exists(storage.join(out, "weights.safetensors")):
+        raise ConfigError(f"out={out} is a checkpoint, whose files would be lost: give another.")
     reader = ClipReader(prepared, split=config.split)
     names, trained = reader.manifest.format.class_names, checkpoint.clip.class_names
     if names != trained:
@@ -77,7 +79,7 @@ def _score(
 ) -> list[dict[str, Any]]:
     donors = choose_donors(reader.categories())
     count = len(reader)
-    shown = {i * count // config.num_pictures for i in range(min(config.num_pictures, count))}
+    shown = spread_out(config.num_pictures, count)
     tasks = [{"index": i, "donor": donors[i], "picture": i in shown} for i in range(count)]
     arguments = {
         "checkpoint": checkpoint,

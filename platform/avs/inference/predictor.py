@@ -67,7 +67,7 @@ class Predictor:
             detail = str(error).splitlines()[1].strip()
             raise CheckpointError(f"{checkpoint.uri} does not fit its model: {detail}") from None
         self.input_kind = system.audio.input_kind
-        self._system = system.to(self.device).eval()
+        self.system = system.to(self.device).eval()
 
     @classmethod
     def from_checkpoint(
@@ -109,7 +109,7 @@ class Predictor:
         for first in range(0, len(frames), size):
             take = [min(first + i, len(frames) - 1) for i in range(size)]
             with torch.inference_mode():
-                output = self._system(
+                output = self.system(
                     self._tensor(frames[take]).permute(0, 1, 4, 2, 3),
                     self._tensor(sound[take]),
                     self._tensor(frame_valid[take]),

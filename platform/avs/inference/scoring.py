@@ -31,7 +31,7 @@ from avs.metrics import (
 )
 from avs.training.feed import ClipReader
 
-__all__ = ["ClipScorer", "as_numpy", "combine", "protocol_text"]
+__all__ = ["ClipScorer", "as_numpy", "combine", "protocol_text", "spread_out"]
 
 
 class ClipScorer:
@@ -97,6 +97,12 @@ def combine(
         chosen = both.pop(protocol)
         results[condition.value] = chosen | {other.value: value for other, value in both.items()}
     return results
+
+
+def spread_out(num_wanted: int, count: int) -> set[int]:
+    """Positions of ``num_wanted`` clips, or of all, evenly over a split of ``count``."""
+    num_shown = min(num_wanted, count)
+    return {place * count // num_shown for place in range(num_shown)}
 
 
 def protocol_text(metrics: dict[str, Any]) -> str:

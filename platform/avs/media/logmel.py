@@ -51,13 +51,16 @@ class Alignment(enum.Enum):
 def log_mel(
     samples: NDArray[np.float32], sample_rate_hz: int = SAMPLE_RATE_HZ, *, log_offset: float = 0.01
 ) -> NDArray[np.float32]:
-    """VGGish log-mel examples, float32 [n, 1, 96, 64], of mono samples in [-1, 1].
+    """VGGish log-mel examples, float32 [n, 1, 96, 64], of mono float samples in [-1, 1].
 
     Example k covers 0.96 k to 0.96 (k + 1) s (96 columns of 10 ms, no overlap); a shorter rest is
     dropped, so the result may have no example. ``log_offset`` is added before the logarithm.
     """
+    samples = np.asarray(samples)
     if samples.ndim != 1:
         raise ValueError(f"samples must be mono [n], not {list(samples.shape)}")
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"samples are {samples.dtype}: give floats in [-1, 1] (int16 / 32768)")
     if sample_rate_hz != SAMPLE_RATE_HZ:
         samples = resample(samples, sample_rate_hz)
     num_columns = max(0, 1 + (len(samples) - _WINDOW) // _HOP)

@@ -77,7 +77,7 @@ class PooledMeter:
         self._num_clips += 1
 
     def result(self) -> dict[str, Any]:
-        """j, f and f1 in 0..1: means over the classes that occur; per class NaN where none does.
+        """j, f and f1 in 0..1: means over the classes that occur; None for a class that does not.
 
         Raises ValueError if empty.
         """
@@ -95,7 +95,10 @@ class PooledMeter:
             "j": j,
             "f": mean_f,
             "f1": mean_f1,
-            "per_class_iou": iou.tolist(),
+            "per_class_iou": [
+                value if occurs else None
+                for value, occurs in zip(iou.tolist(), seen.tolist(), strict=True)
+            ],
             "num_classes_seen": int(seen.sum()),
             "num_clips": self._num_clips,
             "protocol": "pooled",

@@ -31,8 +31,7 @@ def write_report(
     sections = [
         (
             "J and F by sound",
-            _scores(conditions, protocol=metrics["protocol"])
-            + picture(sound_bars(conditions), "bars of J and F with each sound"),
+            _scores(metrics) + picture(sound_bars(conditions), "bars of J and F with each sound"),
         )
     ]
     history = Run(run).read_metrics() if run else []
@@ -60,14 +59,15 @@ def write_report(
     storage.write_bytes(storage.join(out, "report.html"), text.encode())
 
 
-def _scores(conditions: dict[str, Any], *, protocol: str) -> str:
+def _scores(metrics: dict[str, Any]) -> str:
     """A row a sound, the figures of the other protocol in the last columns."""
-    other = next(p.value for p in Protocol if p.value != protocol)
+    other = next(p.value for p in Protocol if p.value != metrics["protocol"])
+    told = protocol_text({**metrics, "protocol": other})
     rows = [
         (name, score["j"], score["f"], score[other]["j"], score[other]["f"])
-        for name, score in conditions.items()
+        for name, score in metrics["conditions"].items()
     ]
-    return table(("sound", "J", "F", f"J {other}", f"F {other}"), rows)
+    return table(("sound", "J", "F", f"J, {told}", f"F, {told}"), rows)
 
 
 def _worst(rows: Sequence[dict[str, Any]], count: int = 8) -> str:

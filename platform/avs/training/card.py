@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from avs.losses import LossConfig
+from avs.media.logmel import Alignment
 from avs.models.audio import AUDIO_NETWORKS
 from avs.models.config import ModelConfig
 from avs.models.registry import MODELS
@@ -82,6 +83,7 @@ def model_card(
 | trained on | {_data(manifest)}, prepared as {config.data.prepared} |
 | epochs | {metrics["epoch"]} of {loop.epochs}, seed {config.seed} |
 | batch | {_batch(config)}, {form.num_frames} frames of {loop.image_size_px or form.height_px} px |
+| sound | {_alignment(manifest.audio_alignment)} |
 | optimiser | {_optimiser(loop)} |
 | augmentation | {", ".join(_augmentation(loop)) or "none"} |
 | loss | {" + ".join(_loss(config.loss))} |
@@ -109,6 +111,7 @@ As published by the authors ({ORIGINS[model.name].where}): imported as they are 
 | options | {_options(model)} |
 | audio network | from {model.audio_weights} |
 | clip | {clip.num_frames} frames of {clip.image_size_px} px |
+| sound | {_alignment(clip.audio_alignment)} |
 
 No figure stands here, because nothing was measured.
 """
@@ -137,6 +140,10 @@ Audio network {model.audio_network}: {AUDIO_NETWORKS[model.audio_network].where}
 
 def _options(model: ModelConfig) -> str:
     return ", ".join(f"{k}: {v}" for k, v in model.options.items()) or "the model's own"
+
+
+def _alignment(alignment: Alignment) -> str:
+    return f"log-mel examples aligned as data.audio.alignment={alignment.value}"
 
 
 def _some(class_names: tuple[str, ...]) -> str:

@@ -99,10 +99,10 @@ def save_checkpoint(
     text = yaml.safe_dump({**head, "clip": clip_plain, **config}, sort_keys=False)
     storage.remove(storage.join(uri, _LAST_WRITTEN))
     contiguous = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
+    storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
     storage.write_bytes(
         storage.join(uri, "weights.safetensors"), safetensors.torch.save(contiguous)
     )
-    storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
     storage.write_bytes(storage.join(uri, "model_card.md"), card.encode())
     if trainer_state is not None:
         state = io.BytesIO()
@@ -243,7 +243,8 @@ def resolve_checkpoint(uri: str) -> str:
     for name in ("config.yaml", "weights.safetensors", _LAST_WRITTEN):
         if not storage.exists(storage.join(uri, name)):
             raise CheckpointError(
-                f"checkpoint={uri} has no {name}: it is not a checkpoint or run folder, or the "
-                "run that wrote it was killed; give another one, or run jobs/train.py again."
+                f"checkpoint={uri} has no {name}: it is not a checkpoint or run folder, or what "
+                "wrote it was killed; give another one, or run that job (train, import_official) "
+                "again."
             )
     return uri

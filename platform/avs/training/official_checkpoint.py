@@ -21,7 +21,8 @@ from avs.config import dump
 from avs.datasets import DataConfig, dataset_spec
 from avs.datasets.avss_metadata import AVSS_CLASSES
 from avs.errors import ConfigError, WeightsError
-from avs.lease import Lease
+from avs.lease import LEASE_NAME, Lease
+from avs.media.logmel import Alignment
 from avs.models import AvsSystem, ModelConfig, build_system, import_official
 from avs.models.weights import decode_weights, read_weights_bytes, skip_random_init
 from avs.training.card import ORIGINS, imported_card
@@ -65,13 +66,19 @@ def import_checkpoint(config: ImportConfig, *, say: Callable[[str], None] = prin
             "model.audio_weights=random: the authors' file holds no audio network, and the rest "
             f"was trained with theirs. Give the file of {config.model.audio_network}."
         )
+    if config.data.audio.alignment is not Alignment.AVSBENCH:
+        raise ConfigError(
+            f"data.audio.alignment={config.data.audio.alignment.value}: the authors' networks were "
+            "trained with avsbench."
+        )
     out = storage.absolute(config.out)
     clip = _clip(config.data)
     num_classes = len(clip.class_names)
     model = replace(config.model, num_classes=num_classes if num_classes > 2 else 1)
+    _refuse_other_content(out)
+    system, sha256 = _read_system(config, model=model)
     with Lease(out, job="import_official", say=say) as lease:
         _refuse_other_content(out)
-        system, sha256 = _read_system(config, model=model)
         lease.check()
         _save(out, config=config, model=model, clip=clip, system=system, sha256=sha256)
     say(f"import_official: {config.official} is now the checkpoint {out}")
@@ -99,13 +106,14 @@ def _class_names(data: DataConfig) -> tuple[str, ...]:
 
 
 def _refuse_other_content(out: str) -> None:
-    """A run or a trained checkpoint is not written over."""
-    for name in ("best.json", "last.json"):
-        if storage.exists(storage.join(out, name)):
-            raise ConfigError(f"out={out} is a run folder ({name} is there): give another out=.")
+    """Only an earlier import, or the beginning of one, is written over."""
+    names = [info.path for info in storage.list_files(out) if info.path != LEASE_NAME]
+    if not names:
+        return
     uri = storage.join(out, "config.yaml")
-    if storage.exists(uri) and "imported" not in (yaml.safe_load(storage.read_bytes(uri)) or {}):
-        raise ConfigError(f"out={out} holds another checkpoint: give another out=.")
+    if "config.yaml" in names and "imported" in (yaml.safe_load(storage.read_bytes(uri)) or {}):
+        return
+    raise ConfigError(f"out={out} holds something else ({names[0]}): give another out=.")
 
 
 def _read_system(config: ImportConfig, *, model: ModelConfig) -> tuple[AvsSystem, str]:

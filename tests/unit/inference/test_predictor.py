@@ -66,13 +66,13 @@ def test_every_forward_has_the_same_shape_and_number_of_threads(
     run_folder: Path, windows: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = Predictor.from_checkpoint(str(run_folder), num_threads=1)
-    forward, seen = predictor._system.forward, set()
+    forward, seen = predictor.system.forward, set()
 
     def note(frames: torch.Tensor, *rest: torch.Tensor) -> object:
         seen.add((tuple(frames.shape), torch.get_num_threads()))
         return forward(frames, *rest)
 
-    monkeypatch.setattr(predictor._system, "forward", note)
+    monkeypatch.setattr(predictor.system, "forward", note)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     for count in (1, 2, 3, 7):
@@ -237,13 +237,13 @@ def test_a_warm_up_runs_the_compute_shape(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = []
-    forward = predictor._system.forward
+    forward = predictor.system.forward
 
     def note(frames: torch.Tensor, *rest: torch.Tensor) -> object:
         shapes.append(tuple(frames.shape))
         return forward(frames, *rest)
 
-    monkeypatch.setattr(predictor._system, "forward", note)
+    monkeypatch.setattr(predictor.system, "forward", note)
     predictor.warm_up()
     assert shapes == [(3, 5, 3, SIDE, SIDE)]
 

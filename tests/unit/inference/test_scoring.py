@@ -12,7 +12,7 @@ import torch
 
 from avs.inference.conditions import Condition, choose_donors
 from avs.inference.predictor import Predictor
-from avs.inference.scoring import ClipScorer, _scores, as_numpy, combine
+from avs.inference.scoring import ClipScorer, _scores, as_numpy, combine, spread_out
 from avs.metrics import BinaryMeter, Protocol, SemanticMeter, clip_metrics, make_meter
 from avs.training.feed import ClipReader
 
@@ -88,6 +88,16 @@ def test_either_protocol_comes_first_and_the_other_lies_beside_it(num_classes: i
     }
     assert beside["pooled"]["j"] == first["j"]
     assert first["avsbench"]["j"] == beside["j"] != first["j"]
+
+
+@pytest.mark.parametrize(
+    ("num_wanted", "count", "places"),
+    [(8, 2, {0, 1}), (3, 9, {0, 3, 6}), (0, 5, set()), (2, 0, set()), (8, 5, set(range(5)))],
+)
+def test_as_many_clips_are_shown_as_asked_for(
+    num_wanted: int, count: int, places: set[int]
+) -> None:
+    assert spread_out(num_wanted, count) == places
 
 
 def test_nothing_labelled_is_an_error() -> None:

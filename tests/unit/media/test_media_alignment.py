@@ -124,3 +124,9 @@ def test_each_window_begins_anew_and_exact_examples_are_those_of_the_whole(piece
         official = clip_log_mel(seen.sound, num_examples=5, pad="repeat")
         wanted = log_mel(samples[seen.window.start * RATE_HZ :])[:5]
         assert np.array_equal(official, wanted)  # the drift does not go on from the one before
+
+
+def test_samples_that_are_no_floats_are_refused() -> None:
+    """int16 as it lies in files would give a log-mel that is off by log(32768) everywhere."""
+    with pytest.raises(ValueError, match=r"int16: give floats in \[-1, 1\]"):
+        log_mel(np.zeros(16_000, np.int16))  # type: ignore[arg-type]  # what is tested

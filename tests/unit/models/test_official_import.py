@@ -115,7 +115,7 @@ def test_an_imported_file_gives_the_official_logits_as_a_checkpoint(tmp_path: Pa
         out=str(tmp_path / "out"),
     )
     import_checkpoint(config, say=lambda _: None)
-    segmenter = Predictor.from_checkpoint(config.out)._system.segmenter
+    segmenter = Predictor.from_checkpoint(config.out).system.segmenter
     x = ModelInput(
         frames=inp("frames", (5, 3, 224, 224))[None],
         audio_embedding=inp("audio", (5, 128)).abs()[None],

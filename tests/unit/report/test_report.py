@@ -107,7 +107,7 @@ def test_texts_are_shown_as_they_are(tmp_path: Path) -> None:
     assert f"{EVIL}0" in elements.text
     assert "split <b>test" in elements.text
     assert "AVSBench protocol, test batch of 4; checkpoint /runs/a & b" in elements.text
-    assert "J pooled" in elements.text
+    assert "J, pooled over the split" in elements.text
     assert "0.625" in elements.text
 
 

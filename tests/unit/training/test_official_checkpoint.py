@@ -208,19 +208,40 @@ def test_only_an_earlier_import_is_written_over(
     before = Path(config.out, "weights.safetensors").read_bytes()
     import_checkpoint(config, say=quiet)
     assert Path(config.out, "weights.safetensors").read_bytes() == before
-    run = tmp_path / "run"
+    run, evaluation, weights = (tmp_path / name for name in ("run", "evaluation", "weights"))
     storage.write_json(str(run / "last.json"), {"checkpoint": "checkpoints/epoch-0001"})
-    for taken, message in ((run, "is a run folder"), (tiny_checkpoint, "another checkpoint")):
+    storage.write_json(str(evaluation / "metrics.json"), {"j": 0.5})
+    storage.write_bytes(str(weights / "weights.safetensors"), b"somebody's")
+    for taken in (run, evaluation, weights, tiny_checkpoint):
         kept = {p: p.read_bytes() for p in taken.rglob("*") if p.is_file()}
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=r"holds something else \(.*give another out="):
             import_checkpoint(import_config(*files, str(taken)), say=quiet)
         assert {p: p.read_bytes() for p in taken.rglob("*") if p.is_file()} == kept
+
+
+def test_a_killed_import_can_be_made_again_and_a_refused_one_leaves_nothing(
+    files: tuple[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    config = import_config(*files, str(out))
+    with pytest.raises(WeightsError):
+        import_checkpoint(import_config(str(tmp_path / "no.pth"), files[1], str(out)), say=quiet)
+    assert not out.exists()
+    import_checkpoint(config, say=quiet)
+    unwritten = ("metrics.json", "model_card.md", "weights.safetensors")  # from the last one on
+    for count in range(1, 4):
+        for name in unwritten[:count]:
+            (out / name).unlink()
+        with pytest.raises(CheckpointError, match="import_official"):
+            load_checkpoint(str(out))
+        import_checkpoint(config, say=quiet)
+        load_checkpoint(str(out))
 
 
 @pytest.mark.parametrize("recipe", sorted(p.stem for p in (CONFIGS / "experiment").glob("*.yaml")))
 def test_every_recipe_says_which_network_its_file_holds(recipe: str) -> None:
     given = [f"experiment={recipe}", "official=a.pth", "model.audio_weights=b.pth", "out=c"]
-    given += ["data=avss"] if "_avss_" in recipe else []
+    given.append(f"data={recipe.split('_')[1]}")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         config = parse(compose("import_official", overrides=given), ImportConfig)
         trained = compose("train", overrides=[given[0], "data.prepared=a", given[2], given[3]])
