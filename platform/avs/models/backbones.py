@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from avs.errors import ConfigError, WeightsError
 from avs.models.onednn_linear import is_worthwhile, use_onednn
 from avs.models.swin import is_swin, swin_stage
-from avs.models.weights import fetch_from_hub, load_weights, name_some
+from avs.models.weights import fetch_from_hub, load_weights, name_some, not_finite
 
 __all__ = [
     "STRIDES",
@@ -224,9 +224,11 @@ def place_strictly(
     name: str,
     spec: str,
 ) -> None:
-    """Load ``state`` into ``net``: no name may lack, be left over or have another shape.
+    """Load ``state`` into ``net``: no name may lack, be left over or have another shape, no value
+    be NaN or infinite.
 
-    left_over: whether a name may be left over. Raises WeightsError naming ``spec``.
+    left_over: whether a name may be left over. Raises WeightsError naming ``spec`` and what is
+    wanted in its place.
     """
     wanted = net.state_dict()
     counters = [key for key in wanted if key.endswith("num_batches_tracked")]
@@ -234,7 +236,15 @@ def place_strictly(
     unused = sorted(key for key in state if key not in wanted and not left_over(key))
     placed = {key: state[key] for key in wanted if key in state}
     misshapen = [key for key in placed if placed[key].shape != wanted[key].shape]
-    for problem, names in (("lack", missing), ("hold unknown", unused), ("misfit in", misshapen)):
+    for problem, names in (
+        ("lack", missing),
+        ("hold unknown", unused),
+        ("misfit in", misshapen),
+        ("are not finite in", not_finite(placed)),
+    ):
         if names:
-            raise WeightsError(f"weights {spec!r} for {name} {problem}: {name_some(names)}")
+            raise WeightsError(
+                f"weights {spec!r} for {name} {problem}: {name_some(names)}. Wanted: ImageNet "
+                f"weights of {name}, published at {_published_at(name)}."
+            )
     net.load_state_dict(placed, strict=False)

@@ -31,6 +31,7 @@ __all__ = ["BEATS_FILES", "BEATS_WHERE", "Beats"]
 BEATS_FILES = ("BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt",)
 BEATS_WHERE = "https://github.com/microsoft/unilm/tree/master/beats"
 SAMPLE_RATE_HZ = 16000
+WINDOW, HOP = 400, 160  # 25 and 10 ms
 NUM_MEL_BANDS, PATCH = 128, 16
 PATCH_WIDTH = 512
 NUM_LAYERS = 12
@@ -46,6 +47,7 @@ class Beats(FrozenAudioNetwork):
     input_kind = "waveform"
     embedding_dim = WIDTH
     log_offset = torch.finfo(torch.float32).eps  # a floor, of kaldi's own front end
+    least_samples = WINDOW + HOP * (PATCH - 1)  # one row of patches
     class_positions: Tensor
 
     def __init__(self, *, num_layers: int = NUM_LAYERS) -> None:
@@ -60,7 +62,7 @@ class Beats(FrozenAudioNetwork):
         self.freeze()
 
     def describe(self, x_NS: Tensor) -> AudioOutput:
-        """Embed and classify waveforms [N, S] in [-1, 1], S at least 2800 (16 frames)."""
+        """Embed and classify waveforms [N, S] in [-1, 1]; S as ``least_samples`` says."""
         fbank_NFM = torch.stack([_fbank(wave) for wave in x_NS])
         patches_NLD = self.patch_embedding(fbank_NFM[:, None]).flatten(2).transpose(1, 2)
         tokens_NLD = self.encoder(self.post_extract_proj(self.layer_norm(patches_NLD)))

@@ -14,7 +14,9 @@ AudioSet classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ from avs.models.aspp import Aspp
 from avs.models.classified_backbone import build_classified_backbone
 from avs.models.cognitive import attend, class_attention, consensus_scores
 from avs.models.decoder import MaskDecoder
-from avs.models.similarity import SIMILARITY_SHAPE, load_similarity
+from avs.models.similarity import checked_similarity, load_similarity
 from avs.models.tpavi_stages import STAGES, FusionOptions, build_fusions, fuse_and_decode
 from avs.models.types import ModelInput, ModelOutput
 
@@ -37,12 +39,13 @@ PIXELS_PER_GRAPH = 16 * 224 * 224
 class C3nOptions(FusionOptions):
     """Options of C3N, beside the shared ones (audio_dim: 128 VGGish, 2048 PANNs, 768 BEATs).
 
-    alpha: exponent of both softmax outputs. similarity: [1000, 527] tensor, path or s3:// URI, or
-    None for the shipped one; it becomes part of the state dict.
+    alpha: exponent of both softmax outputs. similarity: [1000, 527] tensor or array (kept as a
+    float32 tensor), path or s3:// URI, or None for the shipped one; it becomes part of the state
+    dict.
     """
 
     alpha: float = 0.1
-    similarity: Tensor | str | None = None
+    similarity: Tensor | np.ndarray[Any, Any] | str | None = None
 
     def __post_init__(self) -> None:
         FusionOptions.__post_init__(self)
@@ -50,14 +53,8 @@ class C3nOptions(FusionOptions):
             raise ConfigError(f"fusion_stages={list(self.fusion_stages)}: c3n fuses all four")
         if not self.alpha > 0.0:
             raise ConfigError(f"alpha={self.alpha}: above 0")
-        given = self.similarity
-        if isinstance(given, Tensor) and tuple(given.shape) != SIMILARITY_SHAPE:
-            raise ConfigError(
-                f"similarity has the shape {list(given.shape)}: {list(SIMILARITY_SHAPE)}, ImageNet "
-                "rows by AudioSet columns, is needed"
-            )
-        if isinstance(given, Tensor) and not bool(given.isfinite().all()):
-            raise ConfigError("similarity holds values that are not finite")
+        if self.similarity is not None and not isinstance(self.similarity, str):
+            self.similarity = checked_similarity(self.similarity)
 
 
 class C3nSegmenter(nn.Module):
@@ -78,8 +75,8 @@ class C3nSegmenter(nn.Module):
             options=options.backbone_options,
         )
         given = options.similarity
-        matrix = given if isinstance(given, Tensor) else load_similarity(given)
-        self.register_buffer("similarity", matrix.detach().float().clone())
+        loaded = load_similarity(given) if given is None or isinstance(given, str) else given
+        self.register_buffer("similarity", checked_similarity(loaded))
         self.necks = nn.ModuleList(Aspp(c, width) for c in self.backbone.channels)
         self.fusions = build_fusions(options)
         self.decoder = MaskDecoder(width, num_classes=num_classes)
@@ -88,12 +85,14 @@ class C3nSegmenter(nn.Module):
         """Segment every frame of every clip; logits at the size of the frames.
 
         x.audio_logits are needed: [B, T, 527], -inf for classes that the audio network lacks.
-        Raises ConfigError without them.
+        Raises ConfigError without them, ValueError where the shapes of ``x`` do not belong
+        together.
         """
         if x.audio_logits is None:
             raise ConfigError(
                 "c3n needs the sound's class scores: take a model.audio_network that gives them"
             )
+        x.check(audio_dim=self.options.audio_dim)
         maps, scores_N1000 = self._look(x.frames.flatten(0, 1), x.audio_logits.flatten(0, 1))
         output = fuse_and_decode(
             (neck(map_NChw) for neck, map_NChw in zip(self.necks, maps, strict=True)),

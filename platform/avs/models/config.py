@@ -11,7 +11,7 @@ from typing import Any
 
 from avs.errors import ConfigError
 from avs.models.audio import AUDIO_NETWORKS
-from avs.models.registry import MODELS, model_options
+from avs.models.registry import MODELS, check_num_classes, model_options
 
 __all__ = ["ModelConfig"]
 
@@ -45,8 +45,7 @@ class ModelConfig:
                 f"known: {', '.join(AUDIO_NETWORKS)}"
             )
         self.check_classes()
-        if self.num_classes < 1:
-            raise ConfigError(f"model.num_classes={self.num_classes}: at least 1")
+        check_num_classes(self.num_classes)
         for key in ("backbone", "backbone_weights", "audio_weights"):
             if not getattr(self, key):
                 raise ConfigError(f"model.{key} is empty: give a name, a path or 'random'")

@@ -6,6 +6,11 @@ are fixed at export (clips, frames, picture size), as the Predictor forwards one
 padding flags are left out, because a window of real frames has none. Not for models that take a
 gradient inside their forward (C3N's attention): neither format can hold that step.
 
+From a checkpoint (see :class:`avs.inference.predictor.Predictor`)::
+
+    predictor = Predictor.from_checkpoint("runs/s4/best")
+    export_program(predictor.system, "model.pt2", num_frames=5, size_px=(224, 224))
+
 Shapes: B clips, T frames, H x W pixels, K classes.
 """
 
@@ -42,13 +47,14 @@ def export_program(
 ) -> torch.export.ExportedProgram:
     """Write a .pt2 file for ``torch.export.load`` and return the program.
 
-    path: local or s3://. num_frames: T. size_px: (H, W). num_clips: B. The program takes frames
-    uint8 [B, T, 3, H, W] and sound (log-mel [B, T, 1, 96, 64], or waveform [B, T, 16000], by the
-    audio network) and gives logits [B, T, K, H, W] float32.
+    path: local or s3://, ending in .pt2. num_frames: T. size_px: (H, W). num_clips: B. The program
+    takes frames uint8 [B, T, 3, H, W] and sound (log-mel [B, T, 1, 96, 64], or waveform
+    [B, T, 16000], by the audio network) and gives logits [B, T, K, H, W] float32.
 
     Raises:
-        ConfigError: the model cannot be exported.
+        ConfigError: the path has another suffix, or the model cannot be exported.
     """
+    _check(system, path, suffix=".pt2")
     program = _program(system, num_frames=num_frames, size_px=size_px, num_clips=num_clips)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
@@ -66,12 +72,13 @@ def export_onnx(
 ) -> None:
     """Write an ONNX model in one file; inputs "frames" and "sound", output "logits".
 
-    Arguments and shapes as in :func:`export_program`.
+    Arguments and shapes as in :func:`export_program`; the path ends in .onnx.
 
     Raises:
         AvsError: the packages onnx and onnxscript are not installed.
-        ConfigError: the model cannot be exported.
+        ConfigError: the path has another suffix, or the model cannot be exported.
     """
+    _check(system, path, suffix=".onnx")
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:
         raise AvsError(
@@ -87,6 +94,17 @@ def export_onnx(
     )
     assert exported is not None
     write_bytes(path, exported.model_proto.SerializeToString())
+
+
+def _check(system: object, path: str, *, suffix: str) -> None:
+    """Raise ConfigError for what would fail only after the tracing, or unclearly."""
+    if not path.endswith(suffix):
+        raise ConfigError(f"path={path!r} of the exported model: give it the suffix {suffix}")
+    if not isinstance(system, AvsSystem):
+        raise ConfigError(
+            f"a {type(system).__name__} cannot be exported, only an AvsSystem: build_system makes "
+            "one, AvsSystem(audio=..., segmenter=...) joins two networks"
+        )
 
 
 class _Logits(nn.Module):

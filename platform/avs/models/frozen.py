@@ -22,9 +22,13 @@ __all__ = ["FrozenAudioNetwork"]
 
 
 class FrozenAudioNetwork(AudioNetwork):
-    """Subclasses build their layers, call :meth:`freeze` and implement :meth:`describe`."""
+    """Subclasses build their layers, call :meth:`freeze` and implement :meth:`describe`.
+
+    ``least_samples``: the shortest waveform that a network of that input kind can hear.
+    """
 
     trainable = False
+    least_samples = 0
 
     def freeze(self) -> None:
         """No gradients, eval mode; called at the end of a subclass's ``__init__``."""
@@ -36,7 +40,15 @@ class FrozenAudioNetwork(AudioNetwork):
         return super().train(False)
 
     def forward(self, x: Tensor) -> AudioOutput:
-        """Embed N examples (see ``input_kind``), without gradients."""
+        """Embed N examples (see ``input_kind``), without gradients.
+
+        Raises ValueError for waveforms shorter than ``least_samples``.
+        """
+        if x.shape[-1] < self.least_samples:
+            raise ValueError(
+                f"waveforms of {x.shape[-1]} samples (shape {list(x.shape)}): "
+                f"{type(self).__name__} needs at least {self.least_samples}; add silence (zeros)"
+            )
         autocast = (
             torch.autocast(x.device.type, enabled=False)
             if torch.is_autocast_enabled(x.device.type)

@@ -41,6 +41,7 @@ class Cnn14(FrozenAudioNetwork):
     input_kind = "waveform"
     embedding_dim = 2048
     log_offset = LEAST_POWER  # a floor and not an offset: the front end is its own
+    least_samples = HOP * (2 ** (NUM_BLOCKS - 1) - 1)  # a frame is left after the halvings
 
     def __init__(self, *, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class Cnn14(FrozenAudioNetwork):
         self.freeze()
 
     def describe(self, x_NS: Tensor) -> AudioOutput:
-        """Embed and classify waveforms [N, S] in [-1, 1], S at least 4960 (five halvings)."""
+        """Embed and classify waveforms [N, S] in [-1, 1]; S as ``least_samples`` says."""
         log_mel_N1FM = self.logmel_extractor(self.spectrogram_extractor(x_NS))
         maps_NCFM = self.bn0(log_mel_N1FM.transpose(1, 3)).transpose(1, 3)
         for place in range(1, NUM_BLOCKS + 1):

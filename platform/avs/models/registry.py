@@ -16,7 +16,7 @@ from avs.errors import ConfigError
 from avs.models.c3n import C3nOptions, build_c3n
 from avs.models.tpavi import TpaviOptions, build_tpavi
 
-__all__ = ["MODELS", "ModelEntry", "build_model", "model_options"]
+__all__ = ["MODELS", "ModelEntry", "build_model", "check_num_classes", "model_options"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +54,7 @@ def build_model(
     Raises ConfigError for an unknown name or option, WeightsError for weights.
     """
     parsed = model_options(name, options)
-    if num_classes < 1:
-        raise ConfigError(f"model.num_classes={num_classes}: at least 1")
+    check_num_classes(num_classes)
     return MODELS[name].build(
         backbone=backbone,
         backbone_weights=backbone_weights,
@@ -75,6 +74,13 @@ def model_options(name: str, options: dict[str, Any]) -> Any:
             f"model.options of {name}: {', '.join(unknown)} unknown; known: {', '.join(known)}"
         )
     return MODELS[name].options(**options)
+
+
+def check_num_classes(num_classes: object) -> None:
+    """Raise ConfigError unless it is a whole number of at least 1."""
+    whole = isinstance(num_classes, int) and not isinstance(num_classes, bool)
+    if not whole or num_classes < 1:  # type: ignore[operator]  # an int by now
+        raise ConfigError(f"model.num_classes={num_classes!r}: a whole number of at least 1")
 
 
 def option_names(name: str) -> tuple[str, ...]:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from avs import storage
-from avs.errors import DataError, WeightsError
+from avs.errors import ConfigError, DataError, WeightsError
 
-__all__ = ["SIMILARITY_KEY", "SIMILARITY_SHAPE", "load_similarity"]
+__all__ = ["SIMILARITY_KEY", "SIMILARITY_SHAPE", "checked_similarity", "load_similarity"]
 
 SIMILARITY_SHAPE = (1000, 527)
 SIMILARITY_KEY = "similarity_matrix"  # its name in an h5 or npz file
@@ -50,10 +50,28 @@ def load_similarity(spec: str | None = None) -> Tensor:
     except (OSError, ValueError, KeyError, EOFError, DataError, zipfile.BadZipFile) as error:
         text = str(error).rstrip(".").splitlines()[0]
         raise WeightsError(f"cannot read similarity={spec!r}: {text}. {WAY_OUT}") from error
-    problem = _problem(matrix_IA)
+    problem = _problem(matrix_IA) or _range_problem(matrix_IA)
     if problem:
         raise WeightsError(f"similarity={spec!r} {problem}. {WAY_OUT}")
     return torch.from_numpy(matrix_IA.astype(np.float32))
+
+
+def checked_similarity(given: object) -> Tensor:
+    """A copy in float32 of a matrix [1000, 527] given as a tensor or array.
+
+    It may be of any scale, unlike a file, which holds cosines: only the order of its products with
+    the class scores counts. Raises ConfigError for another shape or kind, for values that are not
+    finite, or none above 0.
+    """
+    if isinstance(given, Tensor):
+        matrix = given.detach().cpu()
+        given = (matrix.float() if matrix.is_floating_point() else matrix).numpy()
+    if not isinstance(given, np.ndarray):
+        raise ConfigError(f"similarity is a {type(given).__name__}, no tensor or array. {WAY_OUT}")
+    problem = _problem(given)
+    if problem:
+        raise ConfigError(f"similarity {problem}. {WAY_OUT}")
+    return torch.from_numpy(given.astype(np.float32))
 
 
 def _read(data: bytes, *, suffix: str) -> np.ndarray[Any, Any]:
@@ -91,7 +109,11 @@ def _problem(matrix_IA: np.ndarray[Any, Any]) -> str | None:
         return f"holds {matrix_IA.dtype} values"
     if not np.isfinite(matrix_IA).all():
         return f"holds {int((~np.isfinite(matrix_IA)).sum())} values that are not finite"
+    return None if (matrix_IA > 0).any() else "has no value above 0: nothing could agree"
+
+
+def _range_problem(matrix_IA: np.ndarray[Any, Any]) -> str | None:
     low, high = float(matrix_IA.min()), float(matrix_IA.max())
-    if low < -1.001 or high > 1.001:  # a rounded cosine may pass 1 by a hair
-        return f"has values from {low:.3g} to {high:.3g}, where cosines lie between -1 and 1"
-    return None if high > 0 else "has no value above 0: nothing could agree"
+    if low >= -1.001 and high <= 1.001:  # a rounded cosine may pass 1 by a hair
+        return None
+    return f"has values from {low:.3g} to {high:.3g}, where cosines lie between -1 and 1"

@@ -52,7 +52,11 @@ class TpaviSegmenter(nn.Module):
         self.decoder = MaskDecoder(width, num_classes=num_classes)
 
     def forward(self, x: ModelInput) -> ModelOutput:
-        """Segment every frame of every clip; logits at the size of the frames."""
+        """Segment every frame of every clip; logits at the size of the frames.
+
+        Raises ValueError where the shapes of ``x`` do not belong together.
+        """
+        x.check(audio_dim=self.options.audio_dim if self.options.use_audio else None)
         maps = self.backbone(x.frames.flatten(0, 1))
         return fuse_and_decode(
             (neck(map_NChw) for neck, map_NChw in zip(self.necks, maps, strict=True)),

@@ -58,6 +58,8 @@ class FusionOptions:
             raise ConfigError(
                 f"fusion_stages={list(self.fusion_stages)}: one or more of {list(STAGES)}"
             )
+        if len(set(self.fusion_stages)) < len(self.fusion_stages):
+            raise ConfigError(f"fusion_stages={list(self.fusion_stages)}: each stage once")
         if self.fusion_width < 2 or self.fusion_width % 2:
             raise ConfigError(f"fusion_width={self.fusion_width}: an even number of channels")
         if self.audio_dim < 1:
@@ -78,7 +80,7 @@ def build_fusions(options: FusionOptions, *, use_audio: bool = True) -> nn.Modul
                 audio_bias=options.audio_bias,
                 use_audio=use_audio,
             )
-            for stage in sorted(set(options.fusion_stages))
+            for stage in sorted(options.fusion_stages)
         }
     )
 

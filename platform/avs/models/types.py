@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from avs.models.audioset import NUM_AUDIOSET_CLASSES
+
 __all__ = ["AudioNetwork", "AudioOutput", "ModelInput", "ModelOutput"]
 
 
@@ -28,6 +30,26 @@ class ModelInput:
     audio_embedding: Tensor
     audio_logits: Tensor | None = None
     frame_valid: Tensor | None = None
+
+    def check(self, *, audio_dim: int | None) -> None:
+        """Raise ValueError naming the shapes unless they belong together.
+
+        audio_dim: D that the model was built for, None where it does not listen. Only shapes are
+        looked at, so nothing waits for a device and a traced graph is not broken.
+        """
+        shape = tuple(self.frames.shape)
+        if len(shape) != 5 or shape[2] != 3:
+            raise ValueError(f"frames have the shape {list(shape)}: [B, T, 3, H, W] is needed")
+        wanted = {"audio_logits": (NUM_AUDIOSET_CLASSES,), "frame_valid": ()}
+        if audio_dim is not None:
+            wanted["audio_embedding"] = (audio_dim,)
+        for name, rest in wanted.items():
+            value: Tensor | None = getattr(self, name)
+            if value is not None and tuple(value.shape) != (*shape[:2], *rest):
+                raise ValueError(
+                    f"{name} has the shape {list(value.shape)}: {[*shape[:2], *rest]} is needed "
+                    f"beside frames {list(shape)}"
+                )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from avs.models.audioset import NUM_AUDIOSET_CLASSES
 from avs.models.frozen import FrozenAudioNetwork
 from avs.models.types import AudioOutput
+from avs.models.weights import rename_all
 
 __all__ = [
     "VGGISH_FILES",
+    "VGGISH_PARTS",
     "VGGISH_WHERE",
     "EmbeddingClassifier",
     "PcaQuantiser",
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 VGGISH_FILES = ("vggish-10086976.pth", "vggish_pca_params-970ea276.pth", "md_50000_iters.pth")
+# How the names begin that each of the files holds, as they are here.
+VGGISH_PARTS = ("features.", "pproc.", "classifier.")
 VGGISH_WHERE = "https://github.com/harritaylor/torchvggish/releases (vggish-10086976.pth)"
 POOL = 0
 LAYERS = (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL)
@@ -81,7 +85,7 @@ class VGGish(FrozenAudioNetwork):
     @classmethod
     def own_names(cls, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         """The tensors here; the PCA, off in AVSBench, is left out."""
-        named = _renamed(super().own_names(checkpoint))
+        named = rename_all(super().own_names(checkpoint), _name_here)
         return {name: value for name, value in named.items() if not name.startswith("pproc.")}
 
 
@@ -103,7 +107,7 @@ class VGGishClassified(VGGish):
     @classmethod
     def own_names(cls, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         """The tensors of C3N's audio extractor, or of the three files it was put together from."""
-        named = _renamed(FrozenAudioNetwork.own_names(checkpoint))
+        named = rename_all(FrozenAudioNetwork.own_names(checkpoint), _name_here)
         means = "pproc.pca_means"  # [128] in the published file
         return {n: v.reshape(-1, 1) if n == means else v for n, v in named.items()}
 
@@ -178,7 +182,7 @@ def _features() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _name_here(name: str) -> str:
     for pattern, replacement in RENAMES:
-        tensors = {re.sub(pattern, replacement, name): value for name, value in tensors.items()}
-    return tensors
+        name = re.sub(pattern, replacement, name)
+    return name

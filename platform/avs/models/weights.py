@@ -13,9 +13,10 @@ import hashlib
 import io
 import pickle
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,12 +41,15 @@ __all__ = [
     "hash_weights",
     "load_weights",
     "name_some",
+    "not_finite",
     "read_weights_bytes",
     "read_weights_file",
+    "rename_all",
     "skip_random_init",
     "tensors_of",
 ]
 
+Value = TypeVar("Value")
 WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
 ARRAY_TYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
 HUB_PREFIX = "hf-hub:"  # timm's own
@@ -55,6 +59,11 @@ HUB_TIMEOUT_S = 5.0
 READ_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, ValueError, DataError),
     *HfHubHTTPError.__bases__,
+)
+# A file that is no pickle may make torch's reader of pickles stumble over anything.
+DECODE_ERRORS: tuple[type[Exception], ...] = (
+    *(pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError),
+    *(AttributeError, TypeError, AssertionError, OverflowError, struct.error, OSError),
 )
 RANDOM_FILLS = (
     *(Tensor.uniform_, Tensor.normal_),
@@ -115,8 +124,12 @@ def decode_weights(data: bytes, *, spec: str, way_out: str) -> dict[str, Any]:
     """What :func:`read_weights_bytes` gave, as it was saved. Raises WeightsError."""
     try:
         content = _decode(data, suffix=Path(spec).suffix)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"weights {spec!r} are not a tensor file: {error}. {way_out}") from error
+    except DECODE_ERRORS as error:
+        # Only the kind: torch's text advises to load the file without the protection.
+        raise WeightsError(
+            f"{spec!r} is not a torch or safetensors file of tensors ({type(error).__name__}). "
+            f"{way_out}"
+        ) from error
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise WeightsError(f"weights {spec!r} are a {kind} instead of a state dict. {way_out}")
@@ -126,19 +139,42 @@ def decode_weights(data: bytes, *, spec: str, way_out: str) -> dict[str, Any]:
 
 
 def tensors_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict itself or the one inside a training checkpoint, without ``module.``."""
+    """The state dict itself or the one inside a training checkpoint, without ``module.``.
+
+    Raises WeightsError for a name that is there with and without it.
+    """
     for key in WRAPPER_KEYS:
         if isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {
-        name.removeprefix("module."): torch.as_tensor(value)
+        name: torch.as_tensor(value)
         for name, value in content.items()
         if isinstance(value, Tensor | np.ndarray)
     }
     return {
         name: value.float() if value.is_floating_point() else value
-        for name, value in tensors.items()
+        for name, value in rename_all(tensors, _without_module).items()
     }
+
+
+def rename_all(named: Mapping[str, Value], translate: Callable[[str], str]) -> dict[str, Value]:
+    """Translate every name. Raises WeightsError naming those that become one and the same."""
+    origins: dict[str, list[str]] = {}
+    for name in named:
+        origins.setdefault(translate(name), []).append(name)
+    clashes = [" beside ".join(names) for names in origins.values() if len(names) > 1]
+    if clashes:
+        raise WeightsError(f"the checkpoint names one tensor twice: {name_some(clashes)}")
+    return {translated: named[names[0]] for translated, names in origins.items()}
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with NaN or infinite values."""
+    return [
+        name
+        for name, value in tensors.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
@@ -170,6 +206,10 @@ class skip_random_init(TorchFunctionMode):  # noqa: N801 (a context manager, lik
         if func in RANDOM_FILLS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
+
+
+def _without_module(name: str) -> str:
+    return name.removeprefix("module.")
 
 
 def _unreadable(spec: str, error: Exception, way_out: str) -> WeightsError:

@@ -21,8 +21,9 @@ __all__ = ["YAMNET_FILES", "YAMNET_WHERE", "Yamnet"]
 
 YAMNET_FILES = ("yamnet.safetensors",)
 YAMNET_WHERE = (
-    "https://github.com/tensorflow/models/tree/master/research/audioset/yamnet "
-    "(batch norm folded, tensors named layerN.depthwise, layerN.pointwise and dense)"
+    "https://github.com/tensorflow/models/tree/master/research/audioset/yamnet as TensorFlow's "
+    "yamnet.h5, of which yamnet.safetensors is a conversion that you make (batch norm folded into "
+    "the convolutions, tensors named layer1.conv, layerN.depthwise, layerN.pointwise and dense)"
 )
 # (channels, stride) of layers 2-14, each a depthwise and a pointwise convolution.
 SEPARABLE = (

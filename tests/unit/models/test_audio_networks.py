@@ -253,6 +253,32 @@ def test_the_three_published_files_of_classified_vggish_are_put_together(tmp_pat
         build_audio_network("vggish_classified", weights=f"{spec},{tmp_path}/gone.pth")
 
 
+def test_a_file_that_lacks_of_several_is_named_with_its_address(tmp_path: Path) -> None:
+    shapes = {name: tuple(shape) for name, shape in params("vggish").items()}
+    torch.save(expanded(shapes), tmp_path / "vggish.pth")
+    torch.save(PCA, tmp_path / "pca.pth")
+    one, pca = str(tmp_path / "vggish.pth"), str(tmp_path / "pca.pth")
+    lacking = r"No file given is {}md_50000_iters\.pth: .*Wanted: .*published at https://.*torchvgg"
+    with pytest.raises(WeightsError, match=lacking.format(r"vggish_pca_params-970ea276\.pth or ")):
+        build_audio_network("vggish_classified", weights=one)
+    with pytest.raises(WeightsError, match=lacking.format("")):
+        build_audio_network("vggish_classified", weights=f"{one},{pca}")
+    with pytest.raises(WeightsError, match=r"vggish\.pth' holds what a file before it holds: feat"):
+        build_audio_network("vggish_classified", weights=f"{one},{one}")
+    with pytest.raises(WeightsError, match=r"vggish takes one file.*vggish-10086976\.pth.*https:"):
+        build_audio_network("vggish", weights=f"{one},{pca}")
+    with pytest.raises(WeightsError, match=r"lacks: features.*vggish-10086976\.pth.*https://"):
+        build_audio_network("vggish", weights=pca)
+    torch.save(expanded(shapes), tmp_path / "a,b.pth")
+    build_audio_network("vggish", weights=str(tmp_path / "a,b.pth"))
+
+
+def test_names_of_vggish_that_become_one_are_refused() -> None:
+    twice = {"features.0.bias": torch.ones(64), "audio_backbone.features.0.bias": torch.ones(64)}
+    with pytest.raises(WeightsError, match=r"twice: features\.0\.bias beside audio_backbone\.fea"):
+        VGGish.own_names(twice)
+
+
 def test_c3ns_audio_extractor_and_the_pca_of_plain_vggish_are_known_by_name() -> None:
     shapes = {"audio_backbone.features.0.weight": (64, 1, 3, 3), "pproc.pca_means": (128, 1)}
     shapes["classification_model.emb.bn0.bias"] = (128,)
@@ -378,6 +404,23 @@ def test_names_are_matched_strictly_both_ways(name: str) -> None:
         import_official(model, {"model": less, **around})
     with pytest.raises(WeightsError, match=f"another shape for: {gone}"):
         import_official(model, {"model": {**state, gone: torch.zeros(3)}, **around})
+    with pytest.raises(WeightsError, match=f"not finite in: {gone}"):
+        import_official(model, {"model": {**state, gone: state[gone] / 0}, **around})
+
+
+@pytest.mark.parametrize(("name", "least"), [("panns", 4960), ("beats", 2800)])
+def test_a_waveform_that_is_too_short_is_told(name: str, least: int) -> None:
+    network = Cnn14(widths=(4,) * 6) if name == "panns" else Beats(num_layers=1)
+    assert network(sounds(1, num_samples=least)).embedding.isfinite().all()
+    for length in (300, least - 1):
+        with pytest.raises(ValueError, match=rf"{length} samples.*at least {least}; add silence"):
+            network(torch.zeros(1, length))
+
+
+def test_yamnets_file_is_said_to_be_a_conversion() -> None:
+    assert (
+        "yamnet.h5, of which yamnet.safetensors is a conversion" in AUDIO_NETWORKS["yamnet"].where
+    )
 
 
 @pytest.mark.parametrize("name", ["vggish_classified", "yamnet"])

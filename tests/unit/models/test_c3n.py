@@ -309,7 +309,11 @@ def test_masked_padding_may_differ_between_clips() -> None:
     ("options", "message"),
     [
         ({"alpha": 0.0}, "alpha=0.0"),
-        ({"similarity": torch.zeros(527, 1000)}, r"\[527, 1000\]: \[1000, 527\]"),
+        ({"similarity": torch.zeros(527, 1000)}, r"has the shape \[527, 1000\] \(transpose it\)"),
+        ({"similarity": torch.ones(1000, 521).numpy()}, r"has the shape \[1000, 521\]"),
+        ({"similarity": torch.zeros(1000, 527)}, "no value above 0"),
+        ({"similarity": torch.ones(1000, 527) > 0}, "holds bool values"),
+        ({"similarity": [[1.0]]}, "similarity is a list, no tensor or array"),
         ({"similarity": torch.full((1000, 527), torch.nan)}, "not finite"),
         ({"fusion_stages": (3, 4)}, r"fusion_stages=\[3, 4\]: c3n fuses all four"),
         ({"backbone_options": {"num_classes": 10}}, "test_resnet.* has 10 classes"),
@@ -325,6 +329,16 @@ def test_a_sound_without_class_scores_is_refused() -> None:
     x.audio_logits = None
     with pytest.raises(ConfigError, match="audio_network"):
         small_c3n()(x)
+
+
+def test_the_similarity_may_be_an_array() -> None:
+    array = np.random.default_rng(0).random((1000, 527))
+    kept = small_c3n(similarity=array).similarity
+    assert kept.dtype == torch.float32
+    np.testing.assert_allclose(kept, array, rtol=1e-6)
+    given = torch.ones(1000, 527)
+    small_c3n(similarity=given).similarity.zero_()
+    assert given.all()  # the caller's own is left alone
 
 
 def test_the_similarity_is_part_of_the_checkpoint() -> None:

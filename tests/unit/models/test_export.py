@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,20 @@ def test_a_model_that_takes_a_gradient_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="gradient inside its forward"):
         export_program(system, str(tmp_path / "model.pt2"), **SHAPE)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(export_program, "pt2"), (export_onnx, "onnx")])
+def test_what_cannot_be_written_is_told_before_the_model_is_traced(
+    write: Any, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: Any, **__: Any) -> None:
+        raise AssertionError("traced")
+
+    monkeypatch.setattr(torch.export, "export", too_late)
+    with pytest.raises(ConfigError, match=rf"model\.pth' .*give it the suffix \.{suffix}"):
+        write(trained_like(), str(tmp_path / "model.pth"), **SHAPE)
+    with pytest.raises(ConfigError, match="TpaviSegmenter cannot be exported, only an AvsSystem"):
+        write(trained_like().segmenter, str(tmp_path / f"model.{suffix}"), **SHAPE)
 
 
 def test_missing_onnx_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from avs.losses import LossConfig, LossKind, compute_loss
 from avs.models import ModelInput, ModelOutput, build_audio_network, import_official
-from avs.models.official import _tpavi_name
+from avs.models.official_names import name_here
 from avs.models.tpavi import TpaviSegmenter
 
 
@@ -89,7 +89,10 @@ def test_ms3_losses_and_gradients_equal_the_official_code(filled_pvt: TpaviSegme
     assert float(losses["mapping"]) == pytest.approx(parts["sa_loss"], rel=1e-4)
 
     named = dict(filled_pvt.named_parameters())
-    ours = {official: named[_tpavi_name(official)] for official in golden["bce_grad_norm"]}
+    ours = {
+        official: named[name_here(official, model=filled_pvt)]
+        for official in golden["bce_grad_norm"]
+    }
     only_bce = LossConfig(kind=LossKind.BINARY)
     bce = compute_loss(output, masks.byte(), torch.ones(1, 5, dtype=torch.bool), config=only_bce)
     gradients = torch.autograd.grad(bce["loss"], list(ours.values()))

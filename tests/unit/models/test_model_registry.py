@@ -19,6 +19,9 @@ from avs.models import AUDIO_NETWORKS, MODELS, build_audio_network, build_model
         ({"options": {"fusion_widht": 1}}, ["fusion_widht", "fusion_width", "temporal_group"]),
         ({"options": {"fusion_width": 3}}, ["fusion_width=3"]),
         ({"num_classes": 0}, ["num_classes=0"]),
+        ({"num_classes": 1.5}, ["num_classes=1.5", "whole number"]),
+        ({"num_classes": True}, ["num_classes=True"]),
+        ({"options": {"fusion_stages": [1, 1]}}, ["fusion_stages=[1, 1]", "each stage once"]),
         ({"audio_weights": ""}, ["audio_weights is empty"]),
         (
             {"name": "c3n"},
@@ -38,6 +41,8 @@ def test_a_wrong_value_is_named_with_the_known_ones(
 def test_builders_refuse_unknown_names_themselves() -> None:
     with pytest.raises(ConfigError, match=r"known: .*tpavi"):
         build_model("none", backbone="resnet10t", num_classes=1)
+    with pytest.raises(ConfigError, match=r"num_classes=1\.5: a whole number"):
+        build_model("tpavi", backbone="resnet10t", num_classes=1.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"known: .*small, vggish"):
         build_audio_network("none", weights="random")
 

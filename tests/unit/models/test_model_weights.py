@@ -62,10 +62,21 @@ def test_a_pickle_is_refused_and_not_executed(
     torch.save({"state_dict": Payload()}, tmp_path / "evil.pth")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Payload(), protocol=2))
     (tmp_path / "text.safetensors").write_text("not tensors")
-    for name in ("evil.pth", "plain.pkl", "text.safetensors"):
-        with pytest.raises(WeightsError, match="not a tensor file"):
+    (tmp_path / "text.pth").write_text("hello")  # h: an opcode that looks something up
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "evil.pth").read_bytes()[:200])
+    for name in ("evil.pth", "plain.pkl", "text.safetensors", "text.pth", "cut.pth"):
+        kind = r"is not a torch or safetensors file of tensors \(\w+\)\. Wanted: the wanted file"
+        with pytest.raises(WeightsError, match=kind) as caught:
             load(tmp_path / name)
+        assert "weights_only" not in str(caught.value)
+        assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_name_with_and_without_its_prefix_is_refused(tmp_path: Path) -> None:
+    torch.save({"module.x": torch.ones(2), "x": torch.zeros(2)}, tmp_path / "twice.pth")
+    with pytest.raises(WeightsError, match=r"names one tensor twice: module\.x beside x \(1\)"):
+        load(tmp_path / "twice.pth")
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2_050", "pvt_v2_b0", "resnet10t"])
@@ -87,10 +98,21 @@ def test_backbone_weights_of_another_network_are_refused(tmp_path: Path) -> None
         build_backbone("resnet10t", weights=str(tmp_path / "more.pth"))
     del state["layer1.0.conv1.weight"]
     torch.save(state, tmp_path / "less.pth")
-    with pytest.raises(WeightsError, match=r"lack: layer1\.0\.conv1\.weight \(1\)"):
+    told = (
+        r"lack: layer1\.0\.conv1\.weight \(1\)\. Wanted: ImageNet weights of resnet10t, published"
+    )
+    with pytest.raises(WeightsError, match=rf"{told} at https://.*resnet10t"):
         build_backbone("resnet10t", weights=str(tmp_path / "less.pth"))
     with pytest.raises(WeightsError, match=r"less\.pth.*pvt_v2_b0 lack"):
         build_backbone("pvt_v2_b0", weights=str(tmp_path / "less.pth"))
+
+
+def test_backbone_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = timm.create_model("resnet10t").state_dict()
+    state["layer1.0.conv1.weight"][0, 0] = torch.inf
+    torch.save(state, tmp_path / "inf.pth")
+    with pytest.raises(WeightsError, match=r"are not finite in: layer1\.0\.conv1\.weight \(1\)"):
+        build_backbone("resnet10t", weights=str(tmp_path / "inf.pth"))
 
 
 # The hub

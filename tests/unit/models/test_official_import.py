@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from avs.datasets import DataConfig
 from avs.errors import WeightsError
 from avs.inference.predictor import Predictor
 from avs.models import ModelInput, build_audio_network, build_model, import_official
+from avs.models.official_names import name_here, official_name
+from avs.models.weights import skip_random_init
 from avs.training.config import InferenceConfig
 from avs.training.official_checkpoint import ImportConfig, import_checkpoint
 
@@ -47,7 +50,7 @@ def test_leftover_missing_and_misshapen_names_are_told(
     with pytest.raises(WeightsError, match=r"another shape for: output_conv\.4\.weight"):
         import_official(model, state | {"output_conv.4.weight": torch.zeros(71, 32, 1, 1)})
     del state["tpavi_b2.theta.weight"]
-    with pytest.raises(WeightsError, match=r"lacks: fusions\.2\.theta\.weight \(1\)"):
+    with pytest.raises(WeightsError, match=r"lacks: tpavi_b2\.theta\.weight \(1\)"):
         import_official(model, state)
 
 
@@ -66,6 +69,69 @@ def test_the_official_pvt_classifier_head_is_dropped() -> None:
 def test_models_without_official_names_say_so() -> None:
     with pytest.raises(WeightsError, match="Linear"):
         import_official(nn.Linear(1, 1), {})
+
+
+@pytest.mark.parametrize("given", [None, [], nn.Linear(1, 1)])
+def test_what_is_no_checkpoint_is_told(model: nn.Module, given: Any) -> None:
+    with pytest.raises(WeightsError, match=rf"is a {type(given).__name__}: give a dict"):
+        import_official(model, given)
+
+
+@pytest.mark.parametrize(
+    ("official", "other"),
+    [
+        ("resnet.layer3_1.0.conv1.weight", "resnet.layer3.0.conv1.weight"),
+        ("tpavi_b1.theta.bias", "tpavi_1.theta.bias"),
+        ("output_conv.4.bias", "decoder.head.4.bias"),
+        ("output_conv.4.bias", "module.output_conv.4.bias"),
+    ],
+)
+def test_two_names_of_one_tensor_are_refused_by_name(
+    model: nn.Module, state: dict[str, Tensor], official: str, other: str
+) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state[other] = torch.ones(()).expand(state[official].shape)
+    with pytest.raises(WeightsError, match=re.escape(f"twice: {official} beside {other} (1)")):
+        import_official(model, state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_our_own_names_are_not_official_ones(model: nn.Module, state: dict[str, Tensor]) -> None:
+    state["decoder.head.4.bias"] = state.pop("output_conv.4.bias")
+    with pytest.raises(WeightsError, match=r"cannot place: decoder\.head\.4\.bias \(1\)"):
+        import_official(model, state)
+    with pytest.raises(WeightsError, match=r"one of this package, which needs no import"):
+        import_official(model, model.state_dict())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused_by_name(
+    model: nn.Module, state: dict[str, Tensor], value: float
+) -> None:
+    state["output_conv.4.bias"] = torch.full((1,), value)
+    with pytest.raises(WeightsError, match=r"not finite in: output_conv\.4\.bias \(1\)"):
+        import_official(model, state)
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "backbone"),
+    [
+        ("avs_s4_pvt", "tpavi", "pvt_v2_b5"),
+        ("avs_s4_resnet", "tpavi", "resnet50"),
+        ("c3n_pvt", "c3n", "pvt_v2_b5"),
+        ("c3n_swin", "c3n", "swin_base_patch4_window7_224"),
+    ],
+)
+def test_every_name_is_translated_back_to_the_official_one(
+    case: str, name: str, backbone: str
+) -> None:
+    with skip_random_init():
+        built = build_model(name, backbone=backbone, num_classes=1)
+    unused = re.compile(r"resnet\.layer[34]_2\.|.*relative_position_index$")
+    official = {n for n in params(case) if not unused.match(n)}
+    here = {n for n in built.state_dict() if n != "similarity"}  # which was never published
+    assert {name_here(n, model=built) for n in official} == here
+    assert {official_name(n, model=built) for n in here} == official
 
 
 def test_audio_weights_are_read_from_a_file_or_refused_by_name(tmp_path: Path) -> None:

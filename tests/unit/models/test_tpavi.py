@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,33 @@ def test_logits_have_the_size_of_the_frames(size: tuple[int, int]) -> None:
 def test_other_backbones_and_sizes(backbone: str) -> None:
     model = build_model("tpavi", backbone=backbone, num_classes=1, fusion_width=8).eval()
     assert model(clip(num_frames=1, size=(96, 64))).logits.shape == (2, 1, 1, 96, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames": (2, 4, 64, 64)}, r"frames .*\[2, 4, 64, 64\]: \[B, T, 3, H, W\] is needed"),
+        ({"audio_embedding": (2, 5, 128)}, r"audio_embedding .*\[2, 5, 128\]: \[2, 4, 128\]"),
+        ({"audio_embedding": (4, 2, 128)}, r"audio_embedding .*\[4, 2, 128\]: \[2, 4, 128\]"),
+        ({"audio_embedding": (2, 4, 64)}, r"audio_embedding .*\[2, 4, 64\]: \[2, 4, 128\]"),
+        ({"audio_logits": (2, 4, 521)}, r"audio_logits .*\[2, 4, 521\]: \[2, 4, 527\]"),
+        ({"frame_valid": (2, 5)}, r"frame_valid .*\[2, 5\]: \[2, 4\].*frames \[2, 4, 3, 64, 64\]"),
+    ],
+)
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_shapes_that_do_not_belong_together_are_told(
+    name: str, changes: dict[str, tuple[int, ...]], message: str
+) -> None:
+    model = build_model(name, backbone="test_resnet", num_classes=1, fusion_width=16)
+    x = replace(clip(), **{field: torch.ones(shape) for field, shape in changes.items()})
+    with pytest.raises(ValueError, match=message):
+        model(x)
+
+
+@torch.no_grad()
+def test_a_model_that_does_not_listen_takes_any_sound() -> None:
+    x = replace(clip(), audio_embedding=torch.zeros(2, 4, 7))
+    assert tiny(use_audio=False)(x).logits.isfinite().all()
 
 
 @torch.no_grad()
