@@ -38,6 +38,8 @@ _LOG = logging.getLogger(__name__)
 class Predictor:
     """Frames and sound in, masks out, for a video of any length, size and frame rate.
 
+    ``system`` is the network (:class:`avs.models.AvsSystem`), for export.
+
     Args:
         checkpoint: a loaded checkpoint; T, frame size, the alignment of the sound and the compute
             shape come from it.

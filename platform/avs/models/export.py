@@ -8,7 +8,7 @@ gradient inside their forward (C3N's attention): neither format can hold that st
 
 From a checkpoint (see :class:`avs.inference.predictor.Predictor`)::
 
-    predictor = Predictor.from_checkpoint("runs/s4/best")
+    predictor = Predictor.from_checkpoint("runs/s4")
     export_program(predictor.system, "model.pt2", num_frames=5, size_px=(224, 224))
 
 Shapes: B clips, T frames, H x W pixels, K classes.
