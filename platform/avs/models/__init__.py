@@ -7,7 +7,7 @@ from avs.models.config import ModelConfig
 from avs.models.official import import_official
 from avs.models.registry import MODELS, build_model
 from avs.models.system import AvsSystem, build_system
-from avs.models.types import AudioNetwork, AudioOutput, ModelInput, ModelOutput
+from avs.models.types import AudioNetwork, AudioOutput, ModelInput, ModelOutput, Truth
 from avs.models.weights import load_weights
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ModelConfig",
     "ModelInput",
     "ModelOutput",
+    "Truth",
     "build_audio_network",
     "build_model",
     "build_system",

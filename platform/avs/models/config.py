@@ -26,7 +26,8 @@ class ModelConfig:
     backbone_weights: "random", "timm" (timm's own download), or a local path, s3://BUCKET/KEY or
     hf-hub:OWNER/REPO/FILE. audio_weights: "random" or one of these three (several joined by commas
     where a network has several files).
-    num_classes: 1 = binary, else classes with background.
+    num_classes: 1 = binary, else classes with background. category_names: of the objects that
+    sound, for models that name them; training takes them from the prepared data where empty.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ModelConfig:
     audio_weights: str
     num_classes: int
     options: dict[str, Any] = field(default_factory=dict)
+    category_names: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         model_options(self.name, self.options)

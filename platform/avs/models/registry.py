@@ -6,7 +6,7 @@ here; the parametrised tests find it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,11 +24,13 @@ class ModelEntry:
     """build(backbone=, backbone_weights=, num_classes=, options=) and the class of ``options``.
 
     hears_classes: it needs the AudioSet class scores that some audio networks give.
+    names_categories: ``build`` also takes category_names=, a tuple of names, empty if unknown.
     """
 
     build: Callable[..., nn.Module]
     options: type[Any]
     hears_classes: bool = False
+    names_categories: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -43,6 +45,7 @@ def build_model(
     backbone: str,
     num_classes: int,
     backbone_weights: str = "random",
+    category_names: Sequence[str] = (),
     **options: Any,
 ) -> nn.Module:
     """Build a segmenter (``ModelInput -> ModelOutput``).
@@ -50,16 +53,19 @@ def build_model(
     backbone: any timm name with strides 4, 8, 16, 32. num_classes: 1 (binary) or the number of
     classes with background. backbone_weights: "random", "timm" or a local path, s3://BUCKET/KEY
     or hf-hub:OWNER/REPO/FILE.
+    category_names: of the objects that sound, for models that name them; others leave them.
     options: the fields of the model's options class (``MODELS[name].options``).
     Raises ConfigError for an unknown name or option, WeightsError for weights.
     """
     parsed = model_options(name, options)
     check_num_classes(num_classes)
+    named = {"category_names": tuple(category_names)} if MODELS[name].names_categories else {}
     return MODELS[name].build(
         backbone=backbone,
         backbone_weights=backbone_weights,
         num_classes=num_classes,
         options=parsed,
+        **named,
     )
 
 

@@ -134,6 +134,7 @@ def build_system(config: ModelConfig) -> AvsSystem:
         backbone=config.backbone,
         backbone_weights=config.backbone_weights,
         num_classes=config.num_classes,
+        category_names=config.category_names,
         **options,
     )
     return AvsSystem(audio=audio, segmenter=segmenter)

@@ -3,7 +3,8 @@
 One input and one output type for every model keeps the training loop, the losses and the Predictor
 free of model names; the price is fields that are None where a model has no such thing.
 
-Shapes: B clips, T frames, H x W pixels, K classes, C channels, D embedding width, N examples.
+Shapes: B clips, T frames, H x W pixels, K classes or categories, C channels, D embedding width,
+N examples, Q queries.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from avs.models.audioset import NUM_AUDIOSET_CLASSES
+from avs.models.masked_decoder import SetPrediction
 
-__all__ = ["AudioNetwork", "AudioOutput", "ModelInput", "ModelOutput"]
+__all__ = ["AudioNetwork", "AudioOutput", "ModelInput", "ModelOutput", "ObjectSets", "Truth"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -53,6 +55,20 @@ class ModelInput:
 
 
 @dataclass(kw_only=True, slots=True)
+class ObjectSets:
+    """The objects that a model sees in each frame, whether they sound or not.
+
+    predictions: after each layer, N = B * T frames; without training the last one alone.
+    sound_logits: [B, T, K] float32, how much the sound is one of the model's categories.
+    teacher: what the teacher of the silent-object-aware objective sees, while training with it.
+    """
+
+    predictions: tuple[SetPrediction, ...]
+    sound_logits: Tensor
+    teacher: SetPrediction | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class ModelOutput:
     """What a segmenter returns; fields are None where a model has none.
 
@@ -61,16 +77,37 @@ class ModelOutput:
     projected_audio: per stage [B, T, C], None for a stage without audio fusion.
     consensus: [B, T, 1000] float32, how far picture and sound agree on each ImageNet class; its
     argmax is the class that was attended to.
-    aux_logits, embeddings, objects: for models with further heads.
+    aux_logits: deep supervision, [B, T, K, h, w] each. embeddings: (of the sound [B, T, D], of the
+    picture [B, T, D], logit scale []), normalised. objects: of models that find objects.
     """
 
     logits: Tensor
     fused_maps: tuple[Tensor, ...] | None = None
     projected_audio: tuple[Tensor | None, ...] | None = None
-    aux_logits: Tensor | None = None
-    embeddings: Tensor | None = None
-    objects: dict[str, Tensor] | None = None
+    aux_logits: tuple[Tensor, ...] | None = None
+    embeddings: tuple[Tensor, Tensor, Tensor] | None = None
+    objects: ObjectSets | None = None
     consensus: Tensor | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Truth:
+    """What is known about the clips of a training step.
+
+    masks: uint8 [B, T, H, W] class index, 0 = background, 255 = ignored. mask_valid: bool [B, T],
+    False = no ground truth. frame_valid: bool [B, T], False = padding, or None when every frame is
+    real. categories: bool [B, K], which of the model's category names the clip is said to hold, or
+    None for a model without names.
+    videos: int64 [B], equal for clips of one source video, on whichever rank they are.
+    seed: of the sampled points; the same on all ranks in a step.
+    """
+
+    masks: Tensor
+    mask_valid: Tensor
+    frame_valid: Tensor | None
+    categories: Tensor | None
+    videos: Tensor
+    seed: int
 
 
 @dataclass(kw_only=True, slots=True)

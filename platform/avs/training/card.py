@@ -173,6 +173,8 @@ def _optimiser(loop: LoopConfig) -> str:
     rate = f"{name}, learning rate {loop.learning_rate:g} {loop.schedule.value}"
     if loop.schedule is Schedule.LINEAR:
         rate += f" to {loop.final_learning_rate:g} over {loop.schedule_epochs} epochs"
+    if loop.backbone_learning_rate_factor != 1.0:
+        rate += f" (backbone x {loop.backbone_learning_rate_factor:g})"
     return f"{rate}, {loop.precision.value}"
 
 

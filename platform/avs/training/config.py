@@ -50,7 +50,8 @@ class LoopConfig:
 
     ``batch_size`` counts clips on each worker. ``image_size_px`` resizes the prepared frames (null:
     as prepared). ``num_threads`` is what each worker computes with. The audio network, where it is
-    trained, learns at ``audio_learning_rate_factor`` times the learning rate.
+    trained, learns at ``audio_learning_rate_factor`` times the learning rate, the visual backbone
+    at ``backbone_learning_rate_factor`` times.
 
     ``schedule`` linear goes from ``learning_rate`` to ``final_learning_rate`` in
     ``schedule_epochs`` equal steps, one an epoch, and stays there.
@@ -69,6 +70,7 @@ class LoopConfig:
     image_size_px: int | None
     num_threads: int
     audio_learning_rate_factor: float = 1.0
+    backbone_learning_rate_factor: float = 1.0
     final_learning_rate: float | None = None
     schedule_epochs: int | None = None
     color_jitter: tuple[float, ...] | None = None
@@ -80,9 +82,9 @@ class LoopConfig:
                 raise ConfigError(f"train.{key}={getattr(self, key)} must be at least 1.")
         if self.learning_rate <= 0:
             raise ConfigError(f"train.learning_rate={self.learning_rate} must be positive.")
-        if self.audio_learning_rate_factor <= 0:
-            value = self.audio_learning_rate_factor
-            raise ConfigError(f"train.audio_learning_rate_factor={value} must be positive.")
+        for key in ("audio_learning_rate_factor", "backbone_learning_rate_factor"):
+            if getattr(self, key) <= 0:
+                raise ConfigError(f"train.{key}={getattr(self, key)} must be positive.")
         if self.weight_decay < 0:
             raise ConfigError(f"train.weight_decay={self.weight_decay} must not be negative.")
         if self.image_size_px is not None and self.image_size_px < 32:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from avs.config import dump
-from avs.losses import compute_loss
+from avs.losses import total_loss
 from avs.training.augment import augment
 from avs.training.card import model_card
 from avs.training.checkpoint import check_alignment, load_checkpoint, save_checkpoint
@@ -25,7 +25,8 @@ from avs.training.config import Precision, TrainConfig
 from avs.training.feed import Batch, epoch_order, padding_flags, prefetch, step_rows
 from avs.training.optimiser import learning_rate, load_state, set_learning_rate
 from avs.training.run import EpochMetrics, Run
-from avs.training.state import TrainingState, Worker
+from avs.training.state import HasTrainingState, TrainingState, Worker
+from avs.training.truth import batch_truth, step_seed
 from avs.training.validation import validate
 
 __all__ = ["train"]
@@ -61,6 +62,9 @@ def _resume(state: TrainingState, run: Run) -> None:
     check_alignment(checkpoint, state.clip.audio_alignment, prepared=state.config.data.prepared)
     state.system.load_state_dict(checkpoint.weights)
     load_state(state.optimizer, trainer["optimizer"])
+    segmenter = state.system.segmenter
+    if isinstance(segmenter, HasTrainingState):
+        segmenter.load_training_state(trainer["segmenter"])
     state.history = trainer["history"]
     if state.worker.rank == 0:
         run.repair(state.history)
@@ -80,7 +84,7 @@ def _epoch(state: TrainingState, epoch: int, run: Run) -> EpochMetrics:
             step + (epoch - 1) * state.num_steps,
             steps_per_epoch=state.num_steps,
         )
-        losses = _step(state, batch, lr)
+        losses = _step(state, batch, lr, seed=step_seed(config.seed, epoch=epoch, step=step))
         for name, value in losses.items():
             parts[name] = parts.get(name, 0.0) + value
         total += losses["loss"]
@@ -131,11 +135,12 @@ def _batches(state: TrainingState, epoch: int) -> Iterator[tuple[Batch, float]]:
         yield batch, waited_s
 
 
-def _step(state: TrainingState, batch: Batch, lr: float) -> dict[str, float]:
+def _step(state: TrainingState, batch: Batch, lr: float, *, seed: int) -> dict[str, float]:
     set_learning_rate(state.optimizer, lr)
     with autocast(state.config.train.precision, state.worker.device):
         output = state.ddp(batch.frames, batch.sound, padding_flags(batch))
-    losses = compute_loss(output, batch.masks, batch.mask_valid, config=state.loss_config)
+    truth = batch_truth(batch, category_names=state.model_config.category_names, seed=seed)
+    losses = total_loss(state.system.segmenter, output, truth, config=state.loss_config)
     state.optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     state.optimizer.step()
@@ -186,6 +191,10 @@ def _commit(state: TrainingState, run: Run) -> None:
     metrics = state.history[-1]
     state.worker.check_lease()
     plain = dump(state.config)
+    trainer = {"optimizer": state.optimizer.state_dict(), "history": state.history}
+    segmenter = state.system.segmenter
+    if isinstance(segmenter, HasTrainingState):
+        trainer["segmenter"] = segmenter.training_state()
     save_checkpoint(
         run.epoch_uri(metrics["epoch"]),
         weights=state.system.state_dict(),
@@ -201,7 +210,7 @@ def _commit(state: TrainingState, run: Run) -> None:
             manifest=state.reader.manifest,
             audio_trained=state.system.audio.trainable,
         ),
-        trainer_state={"optimizer": state.optimizer.state_dict(), "history": state.history},
+        trainer_state=trainer,
     )
     state.worker.check_lease()
     run.commit(state.history)

@@ -23,11 +23,24 @@ __all__ = ["adam", "build_optimizer", "learning_rate", "load_state", "set_learni
 
 
 def build_optimizer(system: AvsSystem, loop: LoopConfig) -> torch.optim.Optimizer:
-    """Adam over the trained parameters of both networks; see :func:`set_learning_rate`."""
-    parts = ((system.segmenter, 1.0), (system.audio, loop.audio_learning_rate_factor))
+    """Adam over the trained parameters of both networks; see :func:`set_learning_rate`.
+
+    The backbone is a group of its own only where its factor says so: the state of a run that was
+    begun without a factor keeps its form.
+    """
+    backbone = set()
+    if loop.backbone_learning_rate_factor != 1.0:
+        backbone = set(system.segmenter.get_submodule("backbone").parameters())
+    parts = (
+        ([p for p in system.segmenter.parameters() if p not in backbone], 1.0),
+        (
+            [p for p in system.segmenter.parameters() if p in backbone],
+            loop.backbone_learning_rate_factor,
+        ),
+        (list(system.audio.parameters()), loop.audio_learning_rate_factor),
+    )
     groups = [
-        {"params": [p for p in part.parameters() if p.requires_grad], "factor": factor}
-        for part, factor in parts
+        {"params": [p for p in part if p.requires_grad], "factor": factor} for part, factor in parts
     ]
     return adam(
         [group for group in groups if group["params"]],

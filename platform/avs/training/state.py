@@ -10,20 +10,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avs.datasets import dataset_spec
 from avs.losses import LossConfig, LossKind
-from avs.models import AUDIO_NETWORKS, AvsSystem, build_system
+from avs.models import AUDIO_NETWORKS, MODELS, AvsSystem, ModelConfig, build_system
 from avs.training.checkpoint import ClipSpec
 from avs.training.config import TrainConfig
 from avs.training.feed import ClipReader, steps_per_epoch
 from avs.training.optimiser import build_optimizer
 from avs.training.run import EpochMetrics
 
-__all__ = ["TrainingState", "Worker"]
+__all__ = ["HasTrainingState", "TrainingState", "Worker"]
+
+
+@runtime_checkable
+class HasTrainingState(Protocol):
+    """A segmenter that training needs more of than inference does, and that is not trained: it
+    goes into trainer_state.pt instead of the weights. The same on every rank."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Copies on the CPU; the names are the segmenter's own."""
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`training_state` gave, after the weights were loaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +76,9 @@ class TrainingState:
         self.val_reader = read(split="val") if "val" in splits else None
         semantic = len(form.class_names) > 2
         self.model_config = replace(
-            config.model, num_classes=len(form.class_names) if semantic else 1
+            config.model,
+            num_classes=len(form.class_names) if semantic else 1,
+            category_names=_category_names(config.model, self.reader),
         )
         self.loss_config: LossConfig = replace(
             config.loss, kind=LossKind.SEMANTIC if semantic else LossKind.BINARY
@@ -87,3 +102,13 @@ class TrainingState:
         self.num_steps = steps_per_epoch(
             len(self.reader), world_size=worker.world_size, batch_size=config.train.batch_size
         )
+
+
+def _category_names(model: ModelConfig, reader: ClipReader) -> list[str]:
+    """Of the sounding objects: the classes of semantic data, else what the train clips name."""
+    if model.category_names or not MODELS[model.name].names_categories:
+        return model.category_names
+    class_names = reader.manifest.format.class_names
+    if len(class_names) > 2:
+        return list(class_names[1:])
+    return sorted({name for own in reader.categories() for name in own})
