@@ -13,7 +13,9 @@ from typing import Any
 from torch import nn
 
 from avs.errors import ConfigError
+from avs.models.avsc import AvscOptions, build_avsc
 from avs.models.c3n import C3nOptions, build_c3n
+from avs.models.ccformer import CcformerOptions, build_ccformer
 from avs.models.tpavi import TpaviOptions, build_tpavi
 
 __all__ = ["MODELS", "ModelEntry", "build_model", "check_num_classes", "model_options"]
@@ -36,6 +38,7 @@ class ModelEntry:
 MODELS: dict[str, ModelEntry] = {
     "tpavi": ModelEntry(build=build_tpavi, options=TpaviOptions),
     "c3n": ModelEntry(build=build_c3n, options=C3nOptions, hears_classes=True),
+    "ccformer": ModelEntry(build=build_ccformer, options=CcformerOptions),
 }
 
 

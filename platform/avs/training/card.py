@@ -61,6 +61,22 @@ ORIGINS: dict[str, Origin] = {
         ),
         where="https://github.com/ZhaofengSHI/AVS-C3N",
     ),
+    "ccformer": Origin(
+        published=(
+            "Three modules and what each is for, as the abstract says (Complementary and "
+            "Contrastive Learning for Audio-Visual Segmentation, TMM 2025): early integration of "
+            "sound and picture on every level in both directions, a transformer of audio queries "
+            "that relates frame and video level, and contrastive learning of both modalities. No "
+            "results table could be retrieved."
+        ),
+        reconstructed=(
+            "How the modules are built: from the same author's later public work, never compared "
+            "with the authors' code. Ours: the losses and their weights, supervision of the "
+            "layers before the last at a quarter of the size, picture embeddings from features "
+            "that no sound was mixed into, and every size that the options name."
+        ),
+        where="nothing of it could be retrieved",
+    ),
 }
 
 

@@ -1,0 +1,254 @@
+"""CCFormer: Complementary and Contrastive Learning for Audio-Visual Segmentation (TMM 2025, arXiv
+2510.10051).
+
+Sound and picture meet on every level (early integration), audio queries look at their frame and at
+each other through the clip (multi-query transformer), both modalities are aligned in one space
+(contrastive learning). Published is what the abstract says: these three modules and what each is
+for. How they are built is reconstructed from the same author's later public work, and the losses
+are ours; each module says which is which. Trade-off: the network follows that reconstruction at
+every point where it says something, so its figures are this reconstruction's, not the paper's.
+
+Shapes: B clips, T frames, N = B*T, C channels, Q queries a frame, h x w map, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avs.errors import ConfigError
+from avs.models.backbones import STRIDES, build_backbone
+from avs.models.contrastive import MAX_LOGIT_SCALE, ContrastiveHeads, contrastive_loss, num_ranks
+from avs.models.dense_objective import aux_losses, dense_losses
+from avs.models.early_integration import EarlyIntegration
+from avs.models.multi_query import MultiQueryTransformer
+from avs.models.pixel_decoder import LevelProjections
+from avs.models.pixel_losses import LossConfig, LossKind
+from avs.models.query_mask_head import QueryMaskHead
+from avs.models.temporal_pixels import NUM_ENCODED_LEVELS, TemporalPixelDecoder
+from avs.models.types import ModelInput, ModelOutput, Truth
+
+__all__ = ["CcformerOptions", "CcformerSegmenter", "build_ccformer"]
+
+
+@dataclass(kw_only=True, slots=True)
+class CcformerOptions:
+    """Options of CCFormer; those of the network first, then the weights of its losses.
+
+    fusion_width: d, channels everywhere behind the backbone; ffn_width: of the feed-forward blocks.
+    num_queries: Q. num_extra_levels: made from the last map by strided convolutions (R: 1).
+    num_eim_levels: the coarsest levels on which sound and picture meet; 0 = no early integration.
+    num_encoder_layers: of the deformable encoder; num_decoder_layers: of the queries.
+    use_frame_level: queries look at their frame; use_video_level: at those of the other frames.
+    temperature: where the learnable one of the contrastive loss starts.
+    bce_weight, dice_weight: cross entropy (binary or of classes) and Dice, in the place of those of
+    the ``loss`` section. aux_weight: of all layers before the last; 0 = they are not supervised.
+    bcl_weight: contrastive; 0 leaves it out, with its parameters. They are options of the model
+    because what does not count has no parameters.
+    audio_dim, drop_path, backbone_options: as of TPAVI.
+    """
+
+    num_queries: int = 100
+    num_eim_levels: int = 5
+    num_extra_levels: int = 1
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+    use_frame_level: bool = True
+    use_video_level: bool = True
+    fusion_width: int = 256
+    ffn_width: int = 2048
+    num_heads: int = 8
+    temperature: float = 0.07
+    bce_weight: float = 1.0
+    dice_weight: float = 1.0
+    aux_weight: float = 1.0
+    bcl_weight: float = 0.1
+    audio_dim: int = 128
+    drop_path: float = 0.0
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        counts = ("num_queries", "num_encoder_layers", "num_decoder_layers", "ffn_width")
+        for key in (*counts, "num_heads", "audio_dim"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key}={getattr(self, key)}: at least 1")
+        if self.num_extra_levels < 0:
+            raise ConfigError(f"num_extra_levels={self.num_extra_levels}: 0 or more")
+        if not 0 <= self.num_eim_levels <= self.num_levels:
+            raise ConfigError(
+                f"num_eim_levels={self.num_eim_levels}: 0 to {self.num_levels}, the {len(STRIDES)} "
+                f"of the backbone and num_extra_levels={self.num_extra_levels}"
+            )
+        if self.fusion_width < 8 or self.fusion_width % 8 or self.fusion_width % self.num_heads:
+            raise ConfigError(
+                f"fusion_width={self.fusion_width}: a multiple of 8 and of "
+                f"num_heads={self.num_heads}"
+            )
+        if not (self.use_frame_level or self.use_video_level):
+            raise ConfigError(
+                "use_frame_level and use_video_level are both false: nothing is left of the "
+                "decoder layers, keep one"
+            )
+        self._check_losses()
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ConfigError(f"drop_path={self.drop_path}: between 0 and 1")
+
+    def _check_losses(self) -> None:
+        if not self.temperature >= 1.0 / MAX_LOGIT_SCALE:
+            raise ConfigError(
+                f"temperature={self.temperature}: at least {1.0 / MAX_LOGIT_SCALE}, the logit "
+                f"scale is capped at {MAX_LOGIT_SCALE:g}"
+            )
+        for key in ("bce_weight", "dice_weight", "aux_weight", "bcl_weight"):
+            if not getattr(self, key) >= 0.0:
+                raise ConfigError(f"{key}={getattr(self, key)}: 0 or more")
+        if self.bce_weight == self.dice_weight == 0.0:
+            raise ConfigError("bce_weight and dice_weight are both 0: nothing to train on")
+
+    @property
+    def num_levels(self) -> int:
+        """Levels behind the projections."""
+        return len(STRIDES) + self.num_extra_levels
+
+    def check_batch(self, num_clips: int) -> None:
+        """Raise ConfigError where a step of ``num_clips`` clips on all workers cannot be learnt."""
+        if self.bcl_weight and num_clips < 2:
+            raise ConfigError(
+                f"a step has {num_clips} clip, and the contrastive loss of ccformer compares with "
+                "other clips of the step: give train.batch_size or scale.num_workers of 2 or more, "
+                "or leave it out with model.options.bcl_weight=0"
+            )
+
+
+class CcformerSegmenter(nn.Module):
+    """``ModelInput -> ModelOutput``; T and the image size are free."""
+
+    def __init__(
+        self, *, backbone: str, backbone_weights: str, num_classes: int, options: CcformerOptions
+    ) -> None:
+        super().__init__()
+        self.options = options
+        width, num_heads = options.fusion_width, options.num_heads
+        self.backbone = build_backbone(
+            backbone,
+            weights=backbone_weights,
+            drop_path=options.drop_path,
+            options=options.backbone_options,
+        )
+        self.projections = LevelProjections(
+            self.backbone.channels, width, num_extra_levels=options.num_extra_levels
+        )
+        self.audio = nn.Linear(options.audio_dim, width)
+        self.early = EarlyIntegration(width, num_levels=options.num_eim_levels, num_heads=num_heads)
+        self.pixels = TemporalPixelDecoder(
+            width,
+            num_levels=options.num_levels,
+            num_layers=options.num_encoder_layers,
+            num_heads=num_heads,
+            ffn_width=options.ffn_width,
+        )
+        self.queries = MultiQueryTransformer(
+            width,
+            num_queries=options.num_queries,
+            num_layers=options.num_decoder_layers,
+            num_levels=NUM_ENCODED_LEVELS,
+            num_heads=num_heads,
+            ffn_width=options.ffn_width,
+            use_frame_level=options.use_frame_level,
+            use_video_level=options.use_video_level,
+        )
+        self.supervises_layers = options.aux_weight > 0.0 and options.num_decoder_layers > 1
+        self.head = QueryMaskHead(
+            width,
+            num_queries=options.num_queries,
+            num_classes=num_classes,
+            with_aux=self.supervises_layers,
+        )
+        self.contrast = (
+            ContrastiveHeads(width, temperature=options.temperature) if options.bcl_weight else None
+        )
+
+    def forward(self, x: ModelInput) -> ModelOutput:
+        """Segment every frame of every clip; logits at the size of the frames, 0 for padding.
+
+        aux_logits: in training, of the layers before the last. embeddings: unless bcl_weight is 0.
+        """
+        size = (int(x.frames.shape[-2]), int(x.frames.shape[-1]))
+        maps = self.projections(self.backbone(x.frames.flatten(0, 1)))
+        audio_BTC = self.audio(x.audio_embedding)
+        levels, heard_BTC = self.early(maps, audio_BTC, frame_valid=x.frame_valid)
+        seen = self.pixels(levels, heard_BTC, frame_valid=x.frame_valid)
+        every_layer = self.training and self.supervises_layers
+        *early, last = self.queries(
+            seen.levels, heard_BTC, frame_valid=x.frame_valid, every_layer=every_layer
+        )
+        logits_NKHW = self.head(last, seen.mask_features, size=size)
+        if x.frame_valid is not None:
+            logits_NKHW = logits_NKHW * x.frame_valid.reshape(-1, 1, 1, 1).to(logits_NKHW.dtype)
+        aux = [self.head.aux_logits(queries, seen.mask_features) for queries in early]
+        contrast = self.contrast
+        return ModelOutput(
+            logits=_clips(logits_NKHW, x),
+            aux_logits=tuple(_clips(aux_NKhw, x) for aux_NKhw in aux) or None,
+            embeddings=None if contrast is None else contrast(audio_BTC, maps, logits_NKHW),
+        )
+
+    def objective(
+        self, output: ModelOutput, truth: Truth, *, config: LossConfig
+    ) -> dict[str, Tensor]:
+        """Cross entropy, Dice, the same of each layer before the last, and the contrastive loss.
+
+        Returns the total under "loss" (with gradient) and its unweighted parts (detached): "bce" or
+        "cross_entropy", "dice", "auxiliary", "bcl". config: its ``kind``.
+        Raises ConfigError for a step of one clip (unless bcl_weight is 0), and where ``config`` has
+        weights of its own.
+        """
+        options = self.options
+        options.check_batch(num_ranks() * len(truth.videos))
+        _refuse_weights(config)
+        name = "bce" if config.kind is LossKind.BINARY else "cross_entropy"
+        where = (truth.masks, truth.mask_valid)
+        entropy, dice = dense_losses(output.logits, *where, kind=config.kind)
+        parts = {name: (options.bce_weight, entropy), "dice": (options.dice_weight, dice)}
+        if output.aux_logits is not None:
+            entropy, dice = aux_losses(output.aux_logits, *where, kind=config.kind)
+            auxiliary = options.bce_weight * entropy + options.dice_weight * dice
+            parts["auxiliary"] = (options.aux_weight, auxiliary)
+        if output.embeddings is not None:
+            bcl = contrastive_loss(
+                output.embeddings, videos=truth.videos, frame_valid=truth.frame_valid
+            )
+            parts["bcl"] = (options.bcl_weight, bcl)
+        total = torch.stack([weight * value for weight, value in parts.values()]).sum()
+        return {"loss": total} | {name: value.detach() for name, (_, value) in parts.items()}
+
+
+def build_ccformer(
+    *, backbone: str, backbone_weights: str, num_classes: int, options: CcformerOptions
+) -> CcformerSegmenter:
+    """Build the model; see :class:`CcformerOptions`. Raises ConfigError and WeightsError."""
+    return CcformerSegmenter(
+        backbone=backbone,
+        backbone_weights=backbone_weights,
+        num_classes=num_classes,
+        options=options,
+    )
+
+
+def _clips(frames_NKhw: Tensor, x: ModelInput) -> Tensor:
+    """Frames put back into the clips that they are of."""
+    return frames_NKhw.reshape(*x.frames.shape[:2], *frames_NKhw.shape[1:])
+
+
+def _refuse_weights(config: LossConfig) -> None:
+    """A weight that would be given in vain must not go unnoticed."""
+    ours = LossConfig(kind=config.kind)
+    for key in ("bce_weight", "dice_weight", "mapping_weight"):
+        if getattr(config, key) != getattr(ours, key):
+            raise ConfigError(
+                f"loss.{key}={getattr(config, key)}: ccformer has losses of its own, weighted by "
+                "model.options bce_weight, dice_weight, aux_weight and bcl_weight"
+            )
