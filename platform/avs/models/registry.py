@@ -38,6 +38,7 @@ class ModelEntry:
 MODELS: dict[str, ModelEntry] = {
     "tpavi": ModelEntry(build=build_tpavi, options=TpaviOptions),
     "c3n": ModelEntry(build=build_c3n, options=C3nOptions, hears_classes=True),
+    "avsc": ModelEntry(build=build_avsc, options=AvscOptions, names_categories=True),
     "ccformer": ModelEntry(build=build_ccformer, options=CcformerOptions),
 }
 
