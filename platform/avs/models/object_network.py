@@ -32,12 +32,12 @@ __all__ = ["ObjectNetwork", "ObjectNetworkOptions"]
 class ObjectNetworkOptions:
     """Sizes of the object network; the defaults are Mask2Former's.
 
-    width, num_heads: of all attention. num_queries: how many objects a frame can have.
+    fusion_width, num_heads: of all attention. num_queries: how many objects a frame can have.
     encoder_layers, encoder_ffn_width, sampled_points: of the pixel decoder; points are sampled for
     each head and level. decoder_layers, ffn_width: of the masked decoder.
     """
 
-    width: int = 256
+    fusion_width: int = 256
     num_heads: int = 8
     num_queries: int = 100
     encoder_layers: int = 6
@@ -48,13 +48,14 @@ class ObjectNetworkOptions:
 
     def __post_init__(self) -> None:
         for key in (
-            *("width", "num_heads", "num_queries", "encoder_layers", "encoder_ffn_width"),
-            *("sampled_points", "decoder_layers", "ffn_width"),
+            *("num_heads", "num_queries", "encoder_layers", "encoder_ffn_width", "sampled_points"),
+            *("decoder_layers", "ffn_width"),
         ):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)}: at least 1")
-        if self.width % 4:
-            raise ConfigError(f"width={self.width}: a multiple of 4, for positions in two axes")
+        width, heads = self.fusion_width, self.num_heads
+        if width < 4 or width % 4 or width % heads:
+            raise ConfigError(f"fusion_width={width}: a multiple of 4 and of num_heads={heads}")
 
 
 class ObjectNetwork(nn.Module):
@@ -64,7 +65,7 @@ class ObjectNetwork(nn.Module):
         self, in_channels: Sequence[int], *, num_categories: int, options: ObjectNetworkOptions
     ) -> None:
         super().__init__()
-        width, heads = options.width, options.num_heads
+        width, heads = options.fusion_width, options.num_heads
         self.pixels = PixelDecoder(
             in_channels,
             width=width,
