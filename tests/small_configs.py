@@ -22,6 +22,20 @@ from avs.training.config import (
 ONE_WORKER = ScaleConfig(num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
 TWO_WORKERS = ScaleConfig(num_workers=2, cpus_per_worker=1, gpus_per_worker=0)
 
+# An AVSC that learns a batch in seconds.
+AVSC_OPTIONS: dict[str, Any] = {
+    "fusion_width": 32,
+    "num_heads": 4,
+    "num_queries": 8,
+    "encoder_layers": 1,
+    "encoder_ffn_width": 64,
+    "sampled_points": 2,
+    "decoder_layers": 2,
+    "ffn_width": 64,
+    "sound_width": 64,
+    "loss_points": 256,
+}
+
 
 def model_config(**changes: Any) -> ModelConfig:
     """A network of a few thousand parameters, from random weights."""

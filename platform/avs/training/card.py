@@ -61,6 +61,22 @@ ORIGINS: dict[str, Origin] = {
         ),
         where="https://github.com/ZhaofengSHI/AVS-C3N",
     ),
+    "avsc": Origin(
+        published=(
+            "The method in outline (Audio-Visual Segmentation by Exploring Cross-Modal Mutual "
+            "Semantics, ACM MM 2023): a mask-classification network finds all objects of the "
+            "picture, its objective does not punish visible silent ones, an audio network gives "
+            "category scores, and the sounding map is the sum of the kept queries' masks times "
+            "their category's score. Its published results belong to the authors' code alone."
+        ),
+        reconstructed=(
+            "The network and every size (Mask2Former's decoders), the matching and the weights of "
+            "the losses, the teacher of the silent-object-aware objective, the audio head and its "
+            "multiple-instance loss, what binary masks of several categories teach, the semantic "
+            "output and the recipe: the paper's text could not be had."
+        ),
+        where="not known to be public",
+    ),
     "ccformer": Origin(
         published=(
             "Three modules and what each is for, as the abstract says (Complementary and "
@@ -93,6 +109,7 @@ def model_card(
 | | |
 |---|---|
 | classes | {_some(form.class_names)} |
+| categories | {_some(tuple(model.category_names)) if model.category_names else "not named"} |
 | options | {_options(model)} |
 | initial weights | backbone: {model.backbone_weights}; audio: {model.audio_weights} |
 | audio network | {"trained" if audio_trained else "frozen"} |

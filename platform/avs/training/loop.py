@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -205,7 +206,7 @@ def _commit(state: TrainingState, run: Run) -> None:
         clip=state.clip,
         metrics=metrics,
         card=model_card(
-            state.config,
+            replace(state.config, model=state.model_config),
             metrics,
             manifest=state.reader.manifest,
             audio_trained=state.system.audio.trainable,

@@ -5,23 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from small_configs import AVSC_OPTIONS
 from torch import Tensor
 
 from avs.models import ModelInput, Truth, build_model
 from avs.models.avsc import AvscSegmenter
 
-SIZES = {
-    "fusion_width": 32,
-    "num_heads": 4,
-    "num_queries": 8,
-    "encoder_layers": 1,
-    "encoder_ffn_width": 64,
-    "sampled_points": 2,
-    "decoder_layers": 2,
-    "ffn_width": 64,
-    "sound_width": 64,
-    "loss_points": 256,
-}
 NAMES = ("dog", "car", "bell")
 
 
@@ -35,7 +24,7 @@ def tiny(
         backbone="test_resnet",
         num_classes=num_classes,
         category_names=names,
-        **(SIZES | options),
+        **(AVSC_OPTIONS | options),
     )
     assert isinstance(model, AvscSegmenter)
     return model

@@ -30,6 +30,8 @@ from avs.training.state import Worker
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 RECIPES = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+AVSC_RECIPES = [name for name in RECIPES if name.startswith("avsc_")]
+OF_A_PAPER = [name for name in RECIPES if name.startswith(("tpavi_", "c3n_"))]
 
 # J and F on the test split, as the papers' tables give them.
 PUBLISHED = {
@@ -39,6 +41,12 @@ PUBLISHED = {
     "tpavi_ms3_pvt": ("54.00", "64.5"),
     "tpavi_avss_r50": ("20.18", "25.2"),
     "tpavi_avss_pvt": ("29.77", "35.2"),
+    "avsc_s4_r50": ("77.02", "85.24"),
+    "avsc_s4_pvt": ("80.57", "88.19"),
+    "avsc_s4_swin": ("81.3", "88.6"),
+    "avsc_ms3_r50": ("49.58", "61.51"),
+    "avsc_ms3_pvt": ("58.22", "65.10"),
+    "avsc_ms3_swin": ("59.5", "65.7"),
 }
 BACKBONES = {"r50": "resnet50", "pvt": "pvt_v2_b5", "swin": "swin_base_patch4_window7_224"}
 DROP_PATH = {"r50": 0.0, "pvt": 0.1, "swin": 0.2}
@@ -78,7 +86,8 @@ def batch(num_clips: int = 2, num_frames: int = 3) -> Batch:
 
 def test_the_published_recipes_are_there() -> None:
     c3n = {f"c3n_{data}_{net}" for data in ("s4", "ms3") for net in ("pvt", "swin")}
-    assert set(RECIPES) == {*PUBLISHED, *c3n, "c3n_ms3_pvt_beats"}
+    avss = {f"avsc_avss_{net}" for net in BACKBONES}
+    assert {*OF_A_PAPER, *AVSC_RECIPES} == {*PUBLISHED, *c3n, "c3n_ms3_pvt_beats", *avss}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -90,7 +99,7 @@ def test_a_recipe_tells_its_published_score_or_that_there_is_none(name: str) -> 
     assert found or "no published J and F" in comments
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", OF_A_PAPER)
 def test_a_recipe_has_the_values_of_its_paper(name: str) -> None:
     model, data, net = name.split("_")[:3]
     config = recipe(name)
@@ -120,6 +129,25 @@ def test_a_recipe_has_the_values_of_its_paper(name: str) -> None:
         schedule = (loop.schedule, loop.final_learning_rate, loop.schedule_epochs)
         linear, constant = (Schedule.LINEAR, 1e-5, 15), (Schedule.CONSTANT, None, None)
         assert schedule == (linear if data == "s4" else constant)
+
+
+@pytest.mark.parametrize("name", AVSC_RECIPES)
+def test_avsc_recipes_have_the_values_of_the_reconstruction(name: str) -> None:
+    _, data, net = name.split("_")
+    config = recipe(name)
+    loop, options = config.train, config.model.options
+    assert config.model.backbone.split(".")[0] == BACKBONES[net]
+    assert options["drop_path"] == DROP_PATH[net]
+    sizes = ("num_queries", "encoder_layers", "decoder_layers")
+    assert [options[key] for key in sizes] == [100, 6, 9]
+    assert (loop.learning_rate, loop.backbone_learning_rate_factor) == (1e-4, 0.1)
+    assert (loop.weight_decay, loop.image_size_px) == (0.05, 224)
+    assert loop.batch_size * config.scale.num_workers == 8
+    assert loop.epochs == {"s4": 30, "ms3": 100, "avss": 60}[data]
+    assert config.loss.dice_weight == (0.0 if data == "avss" else 1.0)
+    text = (CONFIGS / "experiment" / f"{name}.yaml").read_text()
+    assert "reconstruction" in text
+    assert ("no result of this code" in text) == (name in PUBLISHED)
 
 
 def test_a_recipe_can_run_on_other_machines() -> None:
