@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn import functional as F  # noqa: N812
 
 from avs.errors import ConfigError
@@ -191,3 +194,59 @@ def test_logits_of_autocast_are_summed_in_float32(config: LossConfig) -> None:
     ]
     assert losses[0].dtype == torch.float32
     assert torch.equal(losses[0], losses[1])
+
+
+def rows_of(result: ModelOutput, rows: slice) -> ModelOutput:
+    """Some clips of an output."""
+    assert result.fused_maps is not None
+    assert result.projected_audio is not None
+    return ModelOutput(
+        logits=result.logits[rows],
+        fused_maps=tuple(fused[rows] for fused in result.fused_maps),
+        projected_audio=tuple(
+            None if audio is None else audio[rows] for audio in result.projected_audio
+        ),
+    )
+
+
+# All three labelled frames are in the first clip.
+UNEVEN = torch.tensor([[True, True, True], [False, False, False]])
+
+
+def one_rank(rank: int, folder: str) -> None:
+    """Loss and gradient of one clip, shared as DDP shares them."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    values, rows = [], slice(rank, rank + 1)
+    for config, num_classes in ((BINARY, 1), (SEMANTIC, 4)):
+        whole, target = output(num_classes), masks(max(num_classes, 2))
+        losses = compute_loss(rows_of(whole, rows), target[rows], UNEVEN[rows], config=config)
+        losses["loss"].backward()
+        values += [losses["loss"].detach(), whole.logits.grad]
+    for value in values:
+        assert value is not None
+        dist.all_reduce(value)
+        value /= 2
+    torch.save(values, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_it_does_not_matter_on_which_rank_the_labelled_frames_are(tmp_path: Path) -> None:
+    expected = []
+    for config, num_classes in ((BINARY, 1), (SEMANTIC, 4)):
+        whole, target = output(num_classes), masks(max(num_classes, 2))
+        loss = compute_loss(whole, target, UNEVEN, config=config)["loss"]
+        loss.backward()
+        expected += [loss.detach(), whole.logits.grad]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=one_rank, args=(rank, str(tmp_path))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"rank{rank}.pt")
+        for found, wanted in zip(shared, expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)

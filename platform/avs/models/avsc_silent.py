@@ -55,8 +55,8 @@ class Teacher:
         """Move towards the student: by 1 - decay, and faster in the first steps."""
         network = self._network(student)
         decay = min(self.decay, (1 + self.num_steps) / (_WARM_UP + self.num_steps))
-        own, new = list(network.parameters()), list(student.parameters())
-        torch._foreach_lerp_(own, new, 1.0 - decay)
+        for own, new in zip(network.parameters(), student.parameters(), strict=True):
+            own.lerp_(new, 1.0 - decay)
         self.num_steps += 1
 
     def state(self) -> dict[str, Tensor]:

@@ -31,12 +31,12 @@ def tiny(
 
 
 def two_objects(num_frames: int = 3) -> tuple[ModelInput, Truth]:
-    """Two clips with the same two objects, both visible all the time.
+    """Two clips with the same pictures of two objects: only the sound tells which is meant.
 
     In the first the red one (a dog) is heard, in the second the green one (a car).
     """
     generator = torch.Generator().manual_seed(3)
-    frames = 0.3 * torch.rand(2, num_frames, 3, 64, 64, generator=generator)
+    frames = 0.3 * torch.rand(1, num_frames, 3, 64, 64, generator=generator).repeat(2, 1, 1, 1, 1)
     masks = torch.zeros(2, num_frames, 64, 64, dtype=torch.uint8)
     for t in range(num_frames):
         red = (t, slice(8 + 2 * t, 30 + 2 * t), slice(6, 26))
