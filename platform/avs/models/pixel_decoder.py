@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 NORM_GROUPS = 32
+# A group of one channel at one pixel has no spread: normalised, it says nothing whatever it was.
+MIN_GROUP_CHANNELS = 4
 NUM_LEVELS = 3  # strides 8, 16, 32 go through the encoder
 
 
@@ -194,9 +196,9 @@ class PixelDecoder(nn.Module):
 
 
 def _normed(conv: nn.Conv2d) -> nn.Sequential:
-    """The convolution and a group norm, of 32 groups where the width allows it."""
+    """The convolution and a group norm, of 32 groups where the width allows it (from 128 on)."""
     nn.init.xavier_uniform_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-    groups = math.gcd(NORM_GROUPS, conv.out_channels)
+    groups = math.gcd(NORM_GROUPS, max(conv.out_channels // MIN_GROUP_CHANNELS, 1))
     return nn.Sequential(conv, nn.GroupNorm(groups, conv.out_channels))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avs.models.pixel_decoder import (
     DeformableEncoder,
@@ -115,3 +115,17 @@ def test_encoder_compiles_to_one_graph() -> None:
     compiled = torch.compile(encoder, backend="eager", fullgraph=True)
     for ours, theirs in zip(compiled(maps), encoder(maps), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@torch.no_grad()
+def test_a_level_of_one_pixel_still_says_what_it_was() -> None:
+    """Also of one frame, in a narrow network: a norm over one value would leave nothing."""
+    project = LevelProjections(CHANNELS, 16)
+    one, other = (project([torch.randn(1, c, 1, 1) for c in CHANNELS]) for _ in range(2))
+    for before, after in zip(one, other, strict=True):
+        assert not torch.allclose(before, after, atol=1e-3)
+
+
+def test_a_wide_network_has_the_published_groups() -> None:
+    norms = [m for m in LevelProjections((64,), 256).modules() if isinstance(m, nn.GroupNorm)]
+    assert [norm.num_groups for norm in norms] == [32]
