@@ -36,7 +36,7 @@ __all__ = ["CcformerOptions", "CcformerSegmenter", "build_ccformer"]
 
 @dataclass(kw_only=True, slots=True)
 class CcformerOptions:
-    """Options of CCFormer; those of the network first, then the weights of its losses.
+    """Options of CCFormer; those of the network first, then those of its losses.
 
     fusion_width: d, channels everywhere behind the backbone; ffn_width: of the feed-forward blocks.
     num_queries: Q. num_extra_levels: made from the last map by strided convolutions (R: 1).
@@ -44,10 +44,10 @@ class CcformerOptions:
     num_encoder_layers: of the deformable encoder; num_decoder_layers: of the queries.
     use_frame_level: queries look at their frame; use_video_level: at those of the other frames.
     temperature: where the learnable one of the contrastive loss starts.
-    bce_weight, dice_weight: cross entropy (binary or of classes) and Dice, in the place of those of
-    the ``loss`` section. aux_weight: of all layers before the last; 0 = they are not supervised.
-    bcl_weight: contrastive; 0 leaves it out, with its parameters. They are options of the model
-    because what does not count has no parameters.
+    aux_weight: of all layers before the last; 0 = they are not supervised. bcl_weight: of the
+    contrastive loss; 0 leaves it out. Both are options of the model and not of the ``loss`` section
+    because what does not count has no parameters. class_dice_weight: of Dice over classes, which
+    the ``loss`` section does not have (its dice_weight is for binary masks only).
     audio_dim, drop_path, backbone_options: as of TPAVI.
     """
 
@@ -62,10 +62,9 @@ class CcformerOptions:
     ffn_width: int = 2048
     num_heads: int = 8
     temperature: float = 0.07
-    bce_weight: float = 1.0
-    dice_weight: float = 1.0
     aux_weight: float = 1.0
     bcl_weight: float = 0.1
+    class_dice_weight: float = 1.0
     audio_dim: int = 128
     drop_path: float = 0.0
     backbone_options: dict[str, Any] = field(default_factory=dict)
@@ -102,11 +101,9 @@ class CcformerOptions:
                 f"temperature={self.temperature}: at least {1.0 / MAX_LOGIT_SCALE}, the logit "
                 f"scale is capped at {MAX_LOGIT_SCALE:g}"
             )
-        for key in ("bce_weight", "dice_weight", "aux_weight", "bcl_weight"):
+        for key in ("aux_weight", "bcl_weight", "class_dice_weight"):
             if not getattr(self, key) >= 0.0:
                 raise ConfigError(f"{key}={getattr(self, key)}: 0 or more")
-        if self.bce_weight == self.dice_weight == 0.0:
-            raise ConfigError("bce_weight and dice_weight are both 0: nothing to train on")
 
     @property
     def num_levels(self) -> int:
@@ -202,20 +199,28 @@ class CcformerSegmenter(nn.Module):
         """Cross entropy, Dice, the same of each layer before the last, and the contrastive loss.
 
         Returns the total under "loss" (with gradient) and its unweighted parts (detached): "bce" or
-        "cross_entropy", "dice", "auxiliary", "bcl". config: its ``kind``.
-        Raises ConfigError for a step of one clip (unless bcl_weight is 0), and where ``config`` has
-        weights of its own.
+        "cross_entropy", "dice", "auxiliary" (weighted within itself as the last layer), "bcl".
+        config: its weights are those of every layer.
+        Raises ConfigError for a step of one clip (unless bcl_weight is 0) and a mapping term.
         """
         options = self.options
         options.check_batch(num_ranks() * len(truth.videos))
-        _refuse_weights(config)
-        name = "bce" if config.kind is LossKind.BINARY else "cross_entropy"
+        if config.mapping_weight:
+            raise ConfigError(
+                f"loss.mapping_weight={config.mapping_weight}: ccformer has no such term, its "
+                "modalities are aligned by model.options.bcl_weight; give 0"
+            )
+        is_binary = config.kind is LossKind.BINARY
+        dice_weight = config.dice_weight if is_binary else options.class_dice_weight
         where = (truth.masks, truth.mask_valid)
-        entropy, dice = dense_losses(output.logits, *where, kind=config.kind)
-        parts = {name: (options.bce_weight, entropy), "dice": (options.dice_weight, dice)}
+        entropy, dice = dense_losses(output.logits, *where, config=config)
+        parts = {
+            "bce" if is_binary else "cross_entropy": (config.bce_weight, entropy),
+            "dice": (dice_weight, dice),
+        }
         if output.aux_logits is not None:
-            entropy, dice = aux_losses(output.aux_logits, *where, kind=config.kind)
-            auxiliary = options.bce_weight * entropy + options.dice_weight * dice
+            entropy, dice = aux_losses(output.aux_logits, *where, config=config)
+            auxiliary = config.bce_weight * entropy + dice_weight * dice
             parts["auxiliary"] = (options.aux_weight, auxiliary)
         if output.embeddings is not None:
             bcl = contrastive_loss(
@@ -241,14 +246,3 @@ def build_ccformer(
 def _clips(frames_NKhw: Tensor, x: ModelInput) -> Tensor:
     """Frames put back into the clips that they are of."""
     return frames_NKhw.reshape(*x.frames.shape[:2], *frames_NKhw.shape[1:])
-
-
-def _refuse_weights(config: LossConfig) -> None:
-    """A weight that would be given in vain must not go unnoticed."""
-    ours = LossConfig(kind=config.kind)
-    for key in ("bce_weight", "dice_weight", "mapping_weight"):
-        if getattr(config, key) != getattr(ours, key):
-            raise ConfigError(
-                f"loss.{key}={getattr(config, key)}: ccformer has losses of its own, weighted by "
-                "model.options bce_weight, dice_weight, aux_weight and bcl_weight"
-            )

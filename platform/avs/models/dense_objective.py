@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from avs.models.pixel_losses import (
     IGNORE_INDEX,
+    LossConfig,
     LossKind,
     bce_masked,
     cross_entropy_masked,
@@ -30,22 +31,24 @@ __all__ = ["aux_losses", "dense_losses", "semantic_dice"]
 
 
 def dense_losses(
-    logits: Tensor, masks: Tensor, mask_valid: Tensor, *, kind: LossKind
+    logits: Tensor, masks: Tensor, mask_valid: Tensor, *, config: LossConfig
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy (binary or of classes) and Dice, means over frames with ground truth.
 
     logits: [B, T, K, H, W]; masks: [B, T, H, W] class index, 0 = background, 255 = ignored, if
-    semantic; mask_valid: bool [B, T]. Both float32, with gradient, and of all ranks' frames.
+    semantic; mask_valid: bool [B, T]. config: kind and, if binary, the form of Dice.
+    Both float32, unweighted, with gradient, and over the frames of all ranks.
     """
     logits = logits.float()
-    if kind is LossKind.BINARY:
-        return bce_masked(logits, masks, mask_valid), soft_dice(logits, masks, mask_valid)
+    if config.kind is LossKind.BINARY:
+        dice = soft_dice(logits, masks, mask_valid, form=config.dice_form)
+        return bce_masked(logits, masks, mask_valid), dice
     entropy = cross_entropy_masked(logits, masks, mask_valid)
     return entropy, semantic_dice(logits, masks, mask_valid)
 
 
 def aux_losses(
-    layers: Sequence[Tensor], masks: Tensor, mask_valid: Tensor, *, kind: LossKind
+    layers: Sequence[Tensor], masks: Tensor, mask_valid: Tensor, *, config: LossConfig
 ) -> tuple[Tensor, Tensor]:
     """:func:`dense_losses` summed over layers. layers: [B, T, K, h, w] each, one or more."""
     size = (layers[0].shape[-2], layers[0].shape[-1])
@@ -54,7 +57,7 @@ def aux_losses(
         torch.cat(list(layers)),
         small_BThw.repeat(len(layers), 1, 1, 1),
         mask_valid.repeat(len(layers), 1),
-        kind=kind,
+        config=config,
     )
     return len(layers) * entropy, len(layers) * dice
 

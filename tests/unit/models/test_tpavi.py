@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from avs.errors import ConfigError
-from avs.models import MODELS, ModelInput, ModelOutput, build_model
+from avs.losses import LossConfig, total_loss
+from avs.models import MODELS, ModelInput, ModelOutput, Truth, build_model
 from avs.models.tpavi import TpaviSegmenter
 
 
@@ -130,7 +131,16 @@ def test_padded_frames_have_zero_logits_and_maps() -> None:
 def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
     for options in ({}, {"use_audio": False} if name == "tpavi" else {}):
         model = build_model(name, backbone="resnet10t", num_classes=1, fusion_width=16, **options)
-        model(clip(num_frames=2)).logits.sum().backward()
+        truth = Truth(
+            masks=torch.randint(0, 2, (2, 2, 64, 64), dtype=torch.uint8),
+            mask_valid=torch.ones(2, 2, dtype=torch.bool),
+            frame_valid=None,
+            categories=None,
+            videos=torch.arange(2),
+            seed=0,
+        )
+        losses = total_loss(model, model(clip(num_frames=2)), truth, config=LossConfig())
+        losses["loss"].backward()
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert without == []
 
