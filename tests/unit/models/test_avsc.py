@@ -28,7 +28,7 @@ def overlap(seen: Tensor, truth: Tensor) -> float:
 def learn(model: AvscSegmenter, x: ModelInput, truth: Any, *, config: LossConfig) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     for step in range(60):
-        # Statistics of the backbone's batch norm, which inference takes, catch up at a falling rate.
+        # Inference takes the running statistics of batch norm: they catch up at a falling rate.
         optimizer.param_groups[0]["lr"] = 2e-3 * (1.0 - step / 60)
         losses = total_loss(model, model(x), replace(truth, seed=step), config=config)
         optimizer.zero_grad()
