@@ -53,11 +53,9 @@ class ContrastiveHeads(nn.Module):
         that is returned is float32, also under autocast.
         """
         pooled_NC = pooled_by_mask(maps, foreground(logits_NKHW.detach()))
-        with torch.autocast(audio_BTC.device.type, enabled=False):
-            picture_ND = self.picture(pooled_NC)
-            sound_BTD = F.normalize(self.sound(audio_BTC.float()), dim=2)
-            picture_BTD = F.normalize(picture_ND.reshape(sound_BTD.shape), dim=2)
-            return sound_BTD, picture_BTD, self.logit_scale()
+        sound_BTD = F.normalize(self.sound(audio_BTC).float(), dim=2)
+        picture_BTD = self.picture(pooled_NC).float().reshape(sound_BTD.shape)
+        return sound_BTD, F.normalize(picture_BTD, dim=2), self.logit_scale()
 
     def logit_scale(self) -> Tensor:
         """exp of the parameter, capped; at the cap it can still learn to go down."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ccformer_cases import clips, overlap, tiny, truth
+from ccformer_cases import TINY, clips, overlap, tiny, truth
+from small_configs import model_config
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from avs.errors import ConfigError
 from avs.losses import total_loss
-from avs.models import ModelInput, ModelOutput, build_model
+from avs.models import ModelInput, ModelOutput, build_model, build_system
 from avs.models.ccformer import CcformerOptions
+from avs.models.export import export_program
 from avs.models.pixel_losses import LossConfig, LossKind
 
 BINARY, SEMANTIC = LossConfig(dice_weight=1.0), LossConfig(kind=LossKind.SEMANTIC)
@@ -44,6 +47,12 @@ def test_any_number_of_frames_and_any_picture(num_frames: int, size: tuple[int, 
         assert output.logits.shape == (2, num_frames, 1, *size)
         assert bool(output.logits.isfinite().all())
         assert float(output.logits.std()) > 0.0
+
+
+@torch.no_grad()
+def test_a_minute_of_frames() -> None:
+    x = clips(1, num_frames=60, size=(32, 32))
+    assert tiny().eval()(x).logits.shape == (1, 60, 1, 32, 32)
 
 
 @torch.no_grad()
@@ -166,6 +175,40 @@ def test_clips_of_a_batch_do_not_see_each_other() -> None:
     model, both = tiny().eval(), clips(num_clips=3)
     last = ModelInput(frames=both.frames[2:], audio_embedding=both.audio_embedding[2:])
     torch.testing.assert_close(model(both).logits[2:], model(last).logits, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_slot_in_the_batch_changes_not_a_bit() -> None:
+    model, x = tiny().eval(), clips(num_clips=3)
+    turned = ModelInput(
+        frames=x.frames.roll(1, 0).contiguous(), audio_embedding=x.audio_embedding.roll(1, 0)
+    )
+    assert torch.equal(model(turned).logits.roll(-1, 0), model(x).logits)
+
+
+@pytest.mark.full
+# torch 2.11: its compiler makes an instance of an autograd function, which it has deprecated
+@pytest.mark.filterwarnings("ignore:.* should not be instantiated:DeprecationWarning")
+def test_it_compiles_to_one_graph() -> None:
+    model, x = tiny().eval(), clips()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x).logits, model(x).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.full
+# torch.export.load reads weights from an immutable buffer that it copies afterwards (torch 2.11)
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
+def test_it_can_be_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    system = build_system(model_config(name="ccformer", options=TINY)).eval()
+    export_program(system, str(tmp_path / "model.pt2"), num_frames=2, size_px=(64, 96))
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    frames = torch.randint(0, 256, (1, 2, 3, 64, 96), dtype=torch.uint8)
+    sound = torch.randn(1, 2, 1, 96, 64) - 2.0
+    with torch.no_grad():
+        expected = system(frames, sound).logits
+        torch.testing.assert_close(loaded(frames, sound), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("num_classes", "num_steps"), [(1, 30), (5, 70)])

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from ccformer_cases import clips, tiny, truth
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.parallel import DistributedDataParallel
 
 from avs.errors import ConfigError
 from avs.losses import LossConfig, total_loss
@@ -189,22 +190,26 @@ def one_rank(rank: int, world_size: int, folder: str) -> None:
 
 
 def objective_of(mine: slice) -> Tensor:
-    """The whole objective of these two clips' share: mean over ranks, gradients of the model."""
-    model, x = tiny().eval(), clips()  # batch norm with statistics of its own differs by ranks
+    """Loss and gradients of the whole model for these clips: means over the ranks, through DDP."""
+    model, x = tiny().eval(), clips()  # batch norm in training would know this rank's clips alone
     model.training = True
-    model.queries.training = True
     target = truth(x)
     target.mask_valid[0, 1:] = False  # ranks have different numbers of labelled frames
     x.frames, x.audio_embedding = x.frames[mine], x.audio_embedding[mine]
     for key in ("masks", "mask_valid", "videos"):
         setattr(target, key, getattr(target, key)[mine])
-    loss = total_loss(model, model(x), target, config=LossConfig())["loss"]
-    loss.backward()
-    flat = torch.cat([loss.detach().view(1), *(p.grad.flatten() for p in model.parameters())])
+    ddp = DistributedDataParallel(model) if dist.is_initialized() else model
+    for _ in range(2):  # DDP tells of unused parameters in the second step
+        model.zero_grad()
+        output = ddp(x)
+        assert output.aux_logits is not None
+        loss = total_loss(model, output, target, config=LossConfig(dice_weight=1.0))["loss"]
+        loss.backward()
+    shared = loss.detach().clone()
     if dist.is_initialized():
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-    return flat
+        dist.all_reduce(shared)
+        shared /= dist.get_world_size()
+    return torch.cat([shared.view(1), *(p.grad.flatten() for p in model.parameters())])
 
 
 def test_the_same_global_batch_gives_the_same_loss_on_two_ranks(tmp_path: Path) -> None:
