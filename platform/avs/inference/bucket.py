@@ -28,6 +28,7 @@ from avs.errors import AvsError, ConfigError, DataError, DecoderError, MediaErro
 from avs.inference.config import SegmentConfig
 from avs.inference.outputs import OutputKind, folder_name, write_outputs
 from avs.inference.predictor import Predictor, checkpoint_hash
+from avs.inference.visible import check_objects
 from avs.lease import Lease, check_owner
 from avs.progress import Progress
 from avs.scale import ScaleConfig
@@ -47,12 +48,14 @@ def segment_bucket(
     Returns the rows of ``out/report.json``: ``video``, ``status`` (ok or rejected), ``reason``, ...
 
     Raises:
-        CheckpointError, DataError, LeaseError: before any video is touched.
+        CheckpointError, ConfigError, DataError, LeaseError: before any video is touched.
         RejectBudgetError: more rejects than ``max_reject_ratio``; the report is written.
     """
     out = storage.absolute(config.out)
     checkpoint = resolve_checkpoint(config.checkpoint)
-    load_checkpoint(checkpoint)  # a broken one ends here, not in every worker
+    loaded = load_checkpoint(checkpoint)  # a broken one ends here, not in every worker
+    if config.objects:
+        check_objects(loaded)
     videos = _outside(out, list_videos(storage.absolute(config.input)))
     job = _Job(
         checkpoint=checkpoint,
@@ -60,6 +63,7 @@ def segment_bucket(
         out=out,
         outputs=tuple(config.outputs),
         threshold=config.threshold,
+        objects=config.objects,
         device=config.scale.device,
     )
     rows: dict[str, dict[str, Any]] = {}
@@ -167,6 +171,7 @@ class _Job:
     out: str
     outputs: tuple[OutputKind, ...]
     threshold: float
+    objects: bool
     device: str
 
 
@@ -201,7 +206,9 @@ class _SegmentWorker:
     def _segment(self, source: Source, folder: str) -> dict[str, Any]:
         storage.remove(folder)  # parts of a killed attempt, or of another checkpoint
         with storage.local_copy(source.uri) as path, tempfile.TemporaryDirectory() as scratch:
-            track = self._predictor.segment_video(path, threshold=self._job.threshold)
+            track = self._predictor.segment_video(
+                path, threshold=self._job.threshold, objects=self._job.objects
+            )
             names = write_outputs(track, Path(scratch), self._job.outputs, video_path=path)
             for output in names:
                 storage.put_file(Path(scratch) / output, storage.join(folder, output))
@@ -228,4 +235,6 @@ def _committed(job: _Job, name: str, source: Source) -> dict[str, Any] | None:
 
 def _job_key(config: SegmentConfig, weights: str) -> str:
     parts = [weights, config.threshold, sorted(k.value for k in config.outputs)]
+    if config.objects:  # outputs made before there was a choice stay good
+        parts.append("objects")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

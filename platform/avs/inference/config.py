@@ -17,7 +17,9 @@ __all__ = ["EvaluateConfig", "SegmentConfig"]
 class SegmentConfig:
     """``input`` is a video, a folder or an ``s3://`` prefix; ``out`` gets a folder a video.
 
-    ``max_reject_ratio``: share of rejected videos above which the job fails, None for no limit.
+    ``objects``: masks.json also tells all visible objects, silent ones too, and the overlay
+    outlines the silent ones. ``max_reject_ratio``: share of rejected videos above which the job
+    fails, None for no limit.
     """
 
     checkpoint: str
@@ -26,6 +28,7 @@ class SegmentConfig:
     outputs: list[OutputKind]
     threshold: float
     scale: ScaleConfig
+    objects: bool = False
     max_reject_ratio: float | None = None
 
     def __post_init__(self) -> None:

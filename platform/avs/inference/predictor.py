@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from avs import storage
 from avs.errors import CheckpointError, ConfigError
 from avs.inference.track import MaskTrack
+from avs.inference.visible import VisibleObject, check_objects, found_objects
 from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
 from avs.media.pieces import MediaPart, decode_pieces, media_windows, part_of
 from avs.media.sandbox import sandbox_state
 from avs.media.video import DecodedVideo
 from avs.models import build_system
+from avs.models.visible_objects import VisibleObjects, visible_objects
 from avs.models.weights import skip_random_init
 from avs.training.checkpoint import Checkpoint, load_checkpoint
 
@@ -105,9 +107,19 @@ class Predictor:
         Returns:
             float32 [W, T, K, S, S] on the CPU.
         """
+        return torch.cat([logits for logits, _ in self._forward(frames, sound, frame_valid)])
+
+    def _forward(
+        self,
+        frames: np.ndarray,
+        sound: np.ndarray,
+        frame_valid: np.ndarray,
+        *,
+        objects: bool = False,
+    ) -> Iterator[tuple[torch.Tensor, VisibleObjects | None]]:
+        """Logits of each batch, and the objects that are visible, where asked for."""
         torch.set_num_threads(self.num_threads)
         size = self.windows_per_forward
-        parts = []
         for first in range(0, len(frames), size):
             take = [min(first + i, len(frames) - 1) for i in range(size)]
             with torch.inference_mode():
@@ -116,8 +128,8 @@ class Predictor:
                     self._tensor(sound[take]),
                     self._tensor(frame_valid[take]),
                 )
-            parts.append(output.logits.float().cpu()[: len(frames) - first])
-        return torch.cat(parts)
+                visible = visible_objects(output.objects) if objects else None
+            yield output.logits.float().cpu()[: len(frames) - first], visible
 
     def segment(
         self,
@@ -136,19 +148,28 @@ class Predictor:
         part = MediaPart(
             frames=frames, frame_time_s=np.arange(len(frames), dtype=np.float64), samples=samples
         )
-        return (mask for _, mask in self._segment([part], lambda: size_px, threshold))
+        return (mask for _, mask, _ in self._segment([part], lambda: size_px, threshold))
 
     def segment_video(
-        self, path: str, *, threshold: float = 0.5, max_duration_s: float | None = None
+        self,
+        path: str,
+        *,
+        threshold: float = 0.5,
+        max_duration_s: float | None = None,
+        objects: bool = False,
     ) -> MaskTrack:
         """Decode a local video file and segment it, one mask a second at its displayed size.
 
         Minutes of it are in memory at a time. A video without sound counts as silent; one longer
-        than ``max_duration_s`` is refused.
+        than ``max_duration_s`` is refused. ``objects`` adds all objects that the model sees, the
+        silent ones too.
 
         Raises:
+            ConfigError: ``objects`` of a model that finds none.
             MediaError: the file cannot be used; the message says why.
         """
+        if objects:
+            check_objects(self.checkpoint)
         side = self.clip.image_size_px
         pieces = decode_pieces(path, size_px=(side, side), max_duration_s=max_duration_s)
         track = MaskTrack.empty(self.clip.class_names)
@@ -162,30 +183,57 @@ class Predictor:
             has_sound = has_sound or video.samples is not None
             return part_of(video)
 
-        for time_s, mask in self._segment(map(part, pieces), lambda: track.size_px, threshold):
-            track.add(time_s, mask)
+        for time_s, mask, visible in self._segment(
+            map(part, pieces), lambda: track.size_px, threshold, objects=objects
+        ):
+            track.add(time_s, mask, visible)
         if not has_sound:
             track.warnings.append("no sound track: treated as silence")
         return track
 
     def _segment(
-        self, parts: Iterable[MediaPart], size_px: Callable[[], tuple[int, int]], threshold: float
-    ) -> Iterator[tuple[float, np.ndarray]]:
-        """Time and mask of each frame; the size is asked for once the first part is there."""
+        self,
+        parts: Iterable[MediaPart],
+        size_px: Callable[[], tuple[int, int]],
+        threshold: float,
+        *,
+        objects: bool = False,
+    ) -> Iterator[tuple[float, np.ndarray, list[VisibleObject] | None]]:
+        """Time, mask and objects of each frame; the size is asked for after the first part."""
         if not 0 < threshold < 1:
             raise ConfigError(f"threshold={threshold} must lie between 0 and 1.")
         count = self.clip.num_frames
         windows = media_windows(parts, window_frames=count)
         while group := list(islice(windows, self.windows_per_forward)):
-            logits = self.logits(
+            given = (
                 np.stack([w.frames for w in group]),
                 np.stack([self._window_sound(w.sound) for w in group]),
                 np.stack([np.arange(count) < w.window.num_valid for w in group]),
             )
-            for seen, logits_tkhw in zip(group, logits, strict=True):
+            visible = None
+            if objects:
+                logits, visible = next(self._forward(*given, objects=True))  # one batch
+            else:
+                logits = self.logits(*given)
+            for slot, seen in enumerate(group):
                 for position in seen.window.new:
-                    mask = self._mask(logits_tkhw[position], size_px(), threshold)
-                    yield float(seen.frame_time_s[position]), mask
+                    mask = self._mask(logits[slot, position], size_px(), threshold)
+                    found = None
+                    if visible is not None:
+                        found = self._objects(visible, (slot, position), size_px())
+                    yield float(seen.frame_time_s[position]), mask, found
+
+    def _objects(
+        self, visible: VisibleObjects, place: tuple[int, int], size_px: tuple[int, int]
+    ) -> list[VisibleObject]:
+        names: Any = self._system.segmenter.category_names
+        return found_objects(
+            visible.masks[place].cpu(),
+            score=visible.score[place].cpu(),
+            sounding=visible.sounding[place].cpu(),
+            names=names,
+            size_px=size_px,
+        )
 
     def warm_up(self) -> None:
         """Start the decoder and run one forward, so that the first video is not the slow one."""

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from avs.inference.visible import VisibleObject
 from avs.media.masks import Rle, decode_rle, encode_rle
 
 __all__ = ["MaskTrack", "TimedMask"]
@@ -17,10 +18,14 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class TimedMask:
-    """The mask at ``time_s``: COCO run-lengths by class index (background is what is left)."""
+    """The mask at ``time_s``: COCO run-lengths by class index (background is what is left).
+
+    visible: all objects that the model sees there, silent ones too; None where nobody asked.
+    """
 
     time_s: float
     rles: dict[int, Rle]
+    visible: list[VisibleObject] | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,10 +66,13 @@ class MaskTrack:
         """A track whose video is still to come."""
         return cls(size_px=(0, 0), duration_s=0.0, class_names=class_names, masks=[], warnings=[])
 
-    def add(self, time_s: float, mask: np.ndarray) -> None:
-        """Append the mask uint8 [h, w] of class indices at ``time_s``."""
+    def add(
+        self, time_s: float, mask: np.ndarray, visible: list[VisibleObject] | None = None
+    ) -> None:
+        """Append the mask uint8 [h, w] of class indices at ``time_s``, and what is visible."""
         present = [int(c) for c in np.unique(mask) if c]
-        self.masks.append(TimedMask(time_s, {c: encode_rle(mask == c) for c in present}))
+        rles = {c: encode_rle(mask == c) for c in present}
+        self.masks.append(TimedMask(time_s, rles, visible))
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -85,14 +93,17 @@ class MaskTrack:
             "duration_s": self.duration_s,
             "classes": list(self.class_names),
             "warnings": self.warnings,
-            "masks": [
-                {
-                    "time_s": m.time_s,
-                    "objects": [
-                        {"class": c, "category": self.class_names[c], "rle": rle}
-                        for c, rle in m.rles.items()
-                    ],
-                }
-                for m in self.masks
+            "masks": [self._mask_json(m) for m in self.masks],
+        }
+
+    def _mask_json(self, mask: TimedMask) -> dict[str, Any]:
+        plain: dict[str, Any] = {
+            "time_s": mask.time_s,
+            "objects": [
+                {"class": c, "category": self.class_names[c], "rle": rle}
+                for c, rle in mask.rles.items()
             ],
         }
+        if mask.visible is not None:
+            plain["visible"] = [one.to_json() for one in mask.visible]
+        return plain

@@ -28,14 +28,21 @@ __all__ = ["SECOND_OFFSET_S", "TrackMask", "parse_track", "read_segmentation"]
 SECOND_OFFSET_S = 15 / 16
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
+SOUNDS = 0.5  # how much an object sounds at least, to count as sounding
+MAX_SILENT = 255
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackMask:
-    """The mask of a track at ``time_s``: (category, COCO segmentation) from back to front."""
+    """The mask of a track at ``time_s``: (category, COCO segmentation) from back to front.
+
+    silent: COCO segmentations of what is visible and does not sound, where the file tells it.
+    """
 
     time_s: float
     size_px: tuple[int, int]
     objects: tuple[tuple[str, Any], ...]
+    silent: tuple[Any, ...] = ()
 
     def dense(self, class_index: Callable[[str], int]) -> NDArray[np.uint8]:
         """uint8 [h, w] of class indices; ``class_index`` may refuse a category by MediaError."""
@@ -43,6 +50,13 @@ class TrackMask:
         for category, segmentation in self.objects:
             mask[read_segmentation(segmentation, self.size_px) > 0] = class_index(category)
         return mask
+
+    def silent_labels(self) -> NDArray[np.uint8]:
+        """uint8 [h, w]: 1, 2, ... where a silent object is, 0 elsewhere."""
+        labels = np.zeros(self.size_px, np.uint8)
+        for number, segmentation in enumerate(self.silent[:MAX_SILENT], start=1):
+            labels[read_segmentation(segmentation, self.size_px) > 0] = number
+        return labels
 
 
 def read_segmentation(segmentation: Any, size_px: tuple[int, int]) -> NDArray[np.uint8]:
@@ -97,6 +111,9 @@ def _own_masks(plain: dict[str, Any]) -> list[TrackMask]:
             time_s=float(mask["time_s"]),
             size_px=size_px,
             objects=tuple((str(o["category"]), dict(o["rle"])) for o in mask["objects"]),
+            silent=tuple(
+                dict(o["rle"]) for o in mask.get("visible", ()) if float(o["sounding"]) < SOUNDS
+            ),
         )
         for mask in plain["masks"]
     ]

@@ -39,6 +39,7 @@ from avs.media.sampling import SAMPLE_OFFSET_S
 __all__ = ["blend_mask", "draw_track", "mask_palette", "write_overlay"]
 
 _ACCENT = (255, 90, 30)
+_SILENT = (235, 235, 235)  # outlines of what is visible and does not sound
 _EPSILON_S = 1e-3
 
 
@@ -100,13 +101,15 @@ def write_overlay(
     opacity: float = 0.5,
     hold_before_s: float = SAMPLE_OFFSET_S,
     palette: NDArray[np.uint8] | None = None,
+    silent: Sequence[NDArray[np.uint8]] | None = None,
 ) -> None:
     """Write the video as H.264 mp4 with its masks drawn in and its own sound.
 
     Every frame is kept, at its displayed size (odd sides gain one repeated line) and time. Mask k
     [H, W] (resized to the frame) holds from ``mask_time_s[k] - hold_before_s``, in seconds from the
-    first frame, until the next one; with masks for every frame pass ``hold_before_s=0``. Raises
-    MediaError, and then ``out_path`` is untouched.
+    first frame, until the next one; with masks for every frame pass ``hold_before_s=0``.
+    ``silent``: labels beside each mask, of objects that are only outlined. Raises MediaError, and
+    then ``out_path`` is untouched.
     """
     if len(masks) != len(mask_time_s):
         raise ValueError(f"{len(masks)} masks but {len(mask_time_s)} times")
@@ -120,6 +123,7 @@ def write_overlay(
         opacity=opacity,
         palette=palette,
         size_px=(info.height_px, info.width_px),
+        silent=silent,
     )
     target = Path(out_path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +157,7 @@ def draw_track(path: str | os.PathLike[str], *, track: str, target: str) -> int:
         masks=_LazyMasks(len(masks), lambda index: masks[index].dense(names.index)),
         mask_time_s=[mask.time_s for mask in masks],
         palette=mask_palette(len(names)),
+        silent=_LazyMasks(len(masks), lambda index: masks[index].silent_labels()),
     )
     return len(masks)
 
@@ -186,6 +191,7 @@ class _Painter:
     opacity: float
     palette: NDArray[np.uint8]
     size_px: tuple[int, int]
+    silent: Sequence[NDArray[np.uint8]] | None = None
 
     @property
     def even_size_px(self) -> tuple[int, int]:
@@ -199,6 +205,9 @@ class _Painter:
         if index >= 0:
             mask = resize_mask(self.masks[index], self.size_px)
             pixels = blend_mask(pixels, mask, opacity=self.opacity, palette=self.palette)
+            if self.silent is not None:
+                labels = resize_mask(self.silent[index], self.size_px)
+                pixels[_edges(labels, 1 + min(self.size_px) // 300)] = _SILENT
         height, width = self.size_px
         return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 

@@ -33,7 +33,7 @@ class Aggregate(enum.Enum):
 
 
 def kept_queries(class_logits_NQK: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each category the query that is surest of it, and whether there is one: long, bool [N, K].
+    """Of each category the query that is surest of it, long, and how sure, 0 without one: [N, K].
 
     class_logits_NQK: [N, Q, K + 1], "no object" last. A query stands for its likeliest class alone.
     """
@@ -41,7 +41,7 @@ def kept_queries(class_logits_NQK: Tensor) -> tuple[Tensor, Tensor]:
     likeliest_NQ1 = prob_NQK.argmax(dim=2, keepdim=True)
     own_NQK = torch.zeros_like(prob_NQK).scatter(2, likeliest_NQ1, 1.0)
     sure_NK, query_NK = (prob_NQK * own_NQK)[..., :-1].max(dim=1)
-    return query_NK, sure_NK > 0.0
+    return query_NK, sure_NK
 
 
 def sounding_classes(
@@ -54,11 +54,11 @@ def sounding_classes(
     """
     assert prediction.class_logits is not None, "the correlation needs classes"
     assert prediction.masks is not None, "the correlation needs masks"
-    query_NK, found_NK = kept_queries(prediction.class_logits)
+    query_NK, sure_NK = kept_queries(prediction.class_logits)
     frames_N1 = torch.arange(len(query_NK), device=query_NK.device).unsqueeze(1)
     masks_NKhw = prediction.masks[frames_N1, query_NK].float()
     masks_NKHW = F.interpolate(masks_NKhw, size=size, mode="bilinear", align_corners=False)
-    return masks_NKHW.sigmoid() * (sound_NK.float() * found_NK)[..., None, None]
+    return masks_NKHW.sigmoid() * (sound_NK.float() * (sure_NK > 0.0))[..., None, None]
 
 
 def sounding_map(classes_NKHW: Tensor, *, aggregate: Aggregate) -> Tensor:

@@ -38,10 +38,12 @@ def classes_of(sound: list[float]) -> Tensor:
 
 
 def test_of_each_class_the_surest_query_is_kept_and_those_without_object_are_not() -> None:
-    query, found = kept_queries(CLASS_LOGITS)
-    assert (query.tolist(), found.tolist()) == ([[1, 2]], [[True, True]])
-    _, found = kept_queries(torch.tensor([[[1.0, 0.0, 5.0], [6.0, 0.0, 0.0]]]))
-    assert found.tolist() == [[True, False]]
+    query, sure = kept_queries(CLASS_LOGITS)
+    assert query.tolist() == [[1, 2]]
+    probability = CLASS_LOGITS.detach().softmax(dim=2)
+    torch.testing.assert_close(sure[0], torch.stack((probability[0, 1, 0], probability[0, 2, 1])))
+    _, sure = kept_queries(torch.tensor([[[1.0, 0.0, 5.0], [6.0, 0.0, 0.0]]]))
+    assert (sure > 0).tolist() == [[True, False]]
 
 
 def test_the_map_is_the_sum_of_what_each_kept_query_sees_times_how_it_sounds() -> None:

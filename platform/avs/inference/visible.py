@@ -1,0 +1,76 @@
+"""The objects of a picture, sounding or silent, as they are written: one record an object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from avs.errors import ConfigError
+from avs.media.masks import Rle, encode_rle
+from avs.models import MODELS
+from avs.training.checkpoint import Checkpoint
+
+__all__ = ["VisibleObject", "check_objects", "found_objects"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisibleObject:
+    """score: how sure the model is that the object is there; sounding: how much it sounds in this
+    second; 0..1 each. rle: its mask, COCO run-lengths."""
+
+    category: str
+    score: float
+    sounding: float
+    rle: Rle
+
+    def to_json(self) -> dict[str, Any]:
+        """As in masks.json."""
+        return {
+            "category": self.category,
+            "score": round(self.score, 4),
+            "sounding": round(self.sounding, 4),
+            "rle": self.rle,
+        }
+
+
+def found_objects(
+    masks_Khw: Tensor,
+    *,
+    score: Tensor,
+    sounding: Tensor,
+    names: Sequence[str],
+    size_px: tuple[int, int],
+) -> list[VisibleObject]:
+    """The objects of one frame, at ``size_px`` = (h, w), without those whose mask is empty.
+
+    masks_Khw: logits [K, h, w]; score, sounding: [K], a score of 0 = not seen; names: of the K.
+    """
+    seen = torch.nonzero(score).flatten().tolist()
+    if not seen:
+        return []
+    large = F.interpolate(masks_Khw[seen][None], size_px, mode="bilinear", align_corners=False)[0]
+    return [
+        VisibleObject(
+            category=names[k],
+            score=float(score[k]),
+            sounding=float(sounding[k]),
+            rle=encode_rle(mask.numpy()),
+        )
+        for k, mask in zip(seen, large > 0.0, strict=True)
+        if bool(mask.any())
+    ]
+
+
+def check_objects(checkpoint: Checkpoint) -> None:
+    """Raise ConfigError where the model does not find objects one by one."""
+    name = checkpoint.model.name
+    if not MODELS[name].names_categories:
+        raise ConfigError(
+            f"objects=true, but {checkpoint.uri} is a {name} model, which finds no objects: leave "
+            "it out, or give an avsc checkpoint."
+        )
