@@ -69,6 +69,16 @@ def test_early_integration_changes_the_picture_by_the_sound_and_the_sound_by_the
 
 
 @torch.no_grad()
+def test_pictures_hear_the_sound_as_it_came_and_the_sound_carries_what_it_saw() -> None:
+    module, maps, audio = EarlyIntegration(WIDTH, num_levels=4, num_heads=2), levels(), sound()
+    seen, heard = module(maps, audio, frame_valid=None)
+    other, heard_other = module(changed_frame(maps, 1, only=3), audio, frame_valid=None)
+    same = [torch.equal(a, b) for a, b in zip(seen, other, strict=True)]
+    assert same == [True, True, True, False]
+    assert not torch.equal(heard, heard_other)
+
+
+@torch.no_grad()
 def test_both_directions_start_from_what_came_in() -> None:
     """Literally: v + attention(v <- a0) and a + attention(a <- v), side by side."""
     module, (map_NChw,), audio = (
