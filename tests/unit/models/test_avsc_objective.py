@@ -136,7 +136,7 @@ def global_batch() -> tuple[ModelInput, Truth]:
         frame_valid=frame_valid,
     )
     masks = torch.cat((truth.masks, truth.masks.flip(-1)))
-    categories = [[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]]
+    categories = [[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]]
     return both, truth_of(
         masks, categories=categories, mask_valid=mask_valid, frame_valid=frame_valid, seed=4
     )
