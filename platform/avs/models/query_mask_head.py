@@ -18,6 +18,8 @@ from torch.nn import functional as F  # noqa: N812
 __all__ = ["QueryMaskHead"]
 
 UPSAMPLING = 4
+# Of a narrow network's few channels before the last ReLU, all may die early: nothing learns then.
+MIN_INNER_WIDTH = 16
 
 
 class QueryMaskHead(nn.Module):
@@ -30,10 +32,11 @@ class QueryMaskHead(nn.Module):
             nn.Conv2d(num_queries, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1)
         )
         self.narrow = nn.Conv2d(width, width // 2, 3, padding=1)
+        inner_width = max(width // 8, MIN_INNER_WIDTH)
         self.head = nn.Sequential(
-            nn.Conv2d(width // 2, width // 8, 3, padding=1),
+            nn.Conv2d(width // 2, inner_width, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(width // 8, num_classes, 1),
+            nn.Conv2d(inner_width, num_classes, 1),
         )
         self.aux = nn.Conv2d(width, num_classes, 1) if with_aux else None
 

@@ -89,9 +89,9 @@ ORIGINS: dict[str, Origin] = {
             "How the modules are built: from the same author's later public work, never compared "
             "with the authors' code. Ours: the losses and their weights, supervision of the "
             "layers before the last at a quarter of the size, picture embeddings from features "
-            "that no sound was mixed into, and every size that the options name."
+            "that no sound was mixed into, and the numbers of queries and layers."
         ),
-        where="nothing of it could be retrieved",
+        where="no code of the authors is known here",
     ),
 }
 

@@ -282,3 +282,11 @@ def test_a_mapping_term_is_refused() -> None:
     model, x = tiny(), clips()
     with pytest.raises(ConfigError, match=r"loss\.mapping_weight=0\.5.*bcl_weight"):
         total_loss(model, model(x), truth(x), config=LossConfig(mapping_weight=0.5))
+
+
+@pytest.mark.parametrize(("width", "inner"), [(256, 32), (32, 16), (16, 16)])
+def test_a_narrow_head_keeps_channels_enough_to_outlive_its_relu(width: int, inner: int) -> None:
+    head = QueryMaskHead(width, num_queries=4, num_classes=1, with_aux=False)
+    before_relu = head.head[0]
+    assert isinstance(before_relu, torch.nn.Conv2d)
+    assert before_relu.out_channels == inner
