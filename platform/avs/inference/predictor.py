@@ -226,7 +226,7 @@ class Predictor:
     def _objects(
         self, visible: VisibleObjects, place: tuple[int, int], size_px: tuple[int, int]
     ) -> list[VisibleObject]:
-        names: Any = self._system.segmenter.category_names
+        names: Any = self.system.segmenter.category_names
         return found_objects(
             visible.masks[place].cpu(),
             score=visible.score[place].cpu(),
