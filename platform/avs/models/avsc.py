@@ -147,6 +147,7 @@ class AvscSegmenter(nn.Module):
         Training leaves padded frames out; otherwise they are computed like all others, because
         the Predictor's masks depend on a fixed shape of computation.
         """
+        x.check(audio_dim=self.options.audio_dim)
         real_N = None if x.frame_valid is None else x.frame_valid.flatten()
         frames_N3HW, sound_logits_BTK = x.frames.flatten(0, 1), self.sound(x.audio_embedding)
         sound_NK = sound_logits_BTK.flatten(0, 1).sigmoid()

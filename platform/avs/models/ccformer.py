@@ -173,6 +173,7 @@ class CcformerSegmenter(nn.Module):
 
         aux_logits: in training, of the layers before the last. embeddings: unless bcl_weight is 0.
         """
+        x.check(audio_dim=self.options.audio_dim)
         size = (int(x.frames.shape[-2]), int(x.frames.shape[-1]))
         maps = self.projections(self.backbone(x.frames.flatten(0, 1)))
         audio_BTC = self.audio(x.audio_embedding)
