@@ -16,6 +16,7 @@ from avs.errors import ConfigError
 from avs.models.avsc import AvscOptions, build_avsc
 from avs.models.c3n import C3nOptions, build_c3n
 from avs.models.ccformer import CcformerOptions, build_ccformer
+from avs.models.gated import GatedOptions, build_gated
 from avs.models.tpavi import TpaviOptions, build_tpavi
 
 __all__ = ["MODELS", "ModelEntry", "build_model", "check_num_classes", "model_options"]
@@ -40,6 +41,7 @@ MODELS: dict[str, ModelEntry] = {
     "c3n": ModelEntry(build=build_c3n, options=C3nOptions, hears_classes=True),
     "avsc": ModelEntry(build=build_avsc, options=AvscOptions, names_categories=True),
     "ccformer": ModelEntry(build=build_ccformer, options=CcformerOptions),
+    "gated": ModelEntry(build=build_gated, options=GatedOptions),
 }
 
 

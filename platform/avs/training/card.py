@@ -93,6 +93,11 @@ ORIGINS: dict[str, Origin] = {
         ),
         where="no code of the authors is known here",
     ),
+    "gated": Origin(
+        published="Nothing: a simple baseline for the published methods to be compared with.",
+        reconstructed="All of it is ours.",
+        where="here",
+    ),
 }
 
 
