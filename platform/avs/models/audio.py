@@ -16,7 +16,7 @@ from avs.models.beats import BEATS_FILES, BEATS_WHERE, Beats
 from avs.models.frozen import FrozenAudioNetwork
 from avs.models.official import import_official
 from avs.models.panns import PANNS_FILES, PANNS_WHERE, Cnn14
-from avs.models.small_audio import SmallAudioNet
+from avs.models.small_audio import SmallAudioNet, SmallClassifiedAudioNet
 from avs.models.types import AudioNetwork
 from avs.models.vggish import VGGISH_FILES, VGGISH_PARTS, VGGISH_WHERE, VGGish, VGGishClassified
 from avs.models.weights import name_some, read_weights_file, skip_random_init, tensors_of
@@ -42,6 +42,12 @@ class AudioEntry:
 AUDIO_NETWORKS: dict[str, AudioEntry] = {
     "small": AudioEntry(
         build=SmallAudioNet, files=(), where="nowhere: it is trained with the segmenter"
+    ),
+    "small_classified": AudioEntry(
+        build=SmallClassifiedAudioNet,
+        files=(),
+        where="nowhere: it is trained with the segmenter, but for its random classes",
+        gives_classes=True,
     ),
     "vggish": AudioEntry(build=VGGish, files=VGGISH_FILES[:1], where=VGGISH_WHERE),
     "vggish_classified": AudioEntry(

@@ -14,9 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from avs.models.audioset import NUM_AUDIOSET_CLASSES
 from avs.models.types import AudioNetwork, AudioOutput
 
-__all__ = ["SmallAudioNet"]
+__all__ = ["SmallAudioNet", "SmallClassifiedAudioNet"]
 
 LOG_MEL_MEAN = -1.3  # of log(mel + 0.01) over 79 everyday recordings
 LOG_MEL_STD = 2.0
@@ -96,3 +97,25 @@ class SmallAudioNet(AudioNetwork):
         standardised_N1FM = (x_N1FM - LOG_MEL_MEAN) / LOG_MEL_STD
         maps_NCfm = self.stages(standardised_N1FM)
         return AudioOutput(embedding=self.mlp(maps_NCfm.mean(dim=2).flatten(1)))
+
+
+class SmallClassifiedAudioNet(SmallAudioNet):
+    """The same with AudioSet class scores [N, 527] of a random classifier, which nothing trains.
+
+    For models that cannot do without scores (C3N): they say which sounds are alike, but no class
+    means what its name says.
+    """
+
+    classifier: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        scale = self.embedding_dim**-0.5
+        classifier = scale * torch.randn(NUM_AUDIOSET_CLASSES, self.embedding_dim)
+        self.register_buffer("classifier", classifier)
+
+    def forward(self, x_N1FM: Tensor) -> AudioOutput:
+        """Embed and classify log-mel examples [N, 1, 96, 64]."""
+        heard = super().forward(x_N1FM)
+        logits_NK = heard.embedding.detach().float() @ self.classifier.T
+        return AudioOutput(embedding=heard.embedding, logits=logits_NK)
