@@ -13,8 +13,8 @@ from avs.scale import ScaleConfig
 from avs.training.config import (
     InferenceConfig,
     LoopConfig,
+    MixtureConfig,
     Precision,
-    PreparedConfig,
     Schedule,
     TrainConfig,
 )
@@ -67,7 +67,7 @@ def train_config(
         num_threads=1,
     )
     return TrainConfig(
-        data=PreparedConfig(prepared=str(prepared)),
+        data=MixtureConfig(prepared=str(prepared)),
         model=model_config(),
         loss=LossConfig(),
         train=replace(loop, **changes),

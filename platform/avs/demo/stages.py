@@ -29,7 +29,7 @@ from avs.serving.config import ServeConfig
 from avs.serving.service import start, stop
 from avs.storage import write_json
 from avs.training.checkpoint import copy_checkpoint, resolve_checkpoint
-from avs.training.config import PreparedConfig, TrainConfig
+from avs.training.config import MixtureConfig, PreparedConfig, TrainConfig
 from avs.training.distributed import train_distributed
 from avs.tuning.config import TuneConfig
 from avs.tuning.sweep import tune_sweep
@@ -98,7 +98,7 @@ class _Demo:
         """The keys of a :class:`TrainConfig` with their values."""
         config = self._config
         return {
-            "data": self._prepared,
+            "data": MixtureConfig(prepared=self._prepared.prepared),
             "model": config.model,
             "loss": config.loss,
             "train": config.train,

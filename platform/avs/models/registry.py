@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -19,7 +19,22 @@ from avs.models.ccformer import CcformerOptions, build_ccformer
 from avs.models.gated import GatedOptions, build_gated
 from avs.models.tpavi import TpaviOptions, build_tpavi
 
-__all__ = ["MODELS", "ModelEntry", "build_model", "check_num_classes", "model_options"]
+__all__ = [
+    "MODELS",
+    "ModelEntry",
+    "NeedsBatch",
+    "build_model",
+    "check_num_classes",
+    "model_options",
+]
+
+
+@runtime_checkable
+class NeedsBatch(Protocol):
+    """Options of a model that cannot be trained with any number of clips a step."""
+
+    def check_batch(self, num_clips: int) -> None:
+        """Raise ConfigError where a step of ``num_clips`` clips on all workers is too small."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,14 +8,13 @@ finds a model that is missing there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
-from avs.losses import LossConfig
 from avs.media.logmel import Alignment
 from avs.models.audio import AUDIO_NETWORKS
 from avs.models.config import ModelConfig
-from avs.models.registry import MODELS
+from avs.models.registry import MODELS, model_options
 from avs.prepare.manifest import Manifest
 from avs.training.checkpoint import ClipSpec
 from avs.training.config import LoopConfig, Schedule, TrainConfig
@@ -102,10 +101,17 @@ ORIGINS: dict[str, Origin] = {
 
 
 def model_card(
-    config: TrainConfig, metrics: EpochMetrics, *, manifest: Manifest, audio_trained: bool
+    config: TrainConfig,
+    metrics: EpochMetrics,
+    *,
+    manifests: Sequence[Manifest],
+    audio_trained: bool,
 ) -> str:
-    """Markdown: what the model is, on what and how it was trained, what it reached."""
-    model, loop, form = config.model, config.train, manifest.format
+    """Markdown: what the model is, on what and how it was trained, what it reached.
+
+    manifests: of the folders ``config.data`` names, in their order.
+    """
+    model, loop, form = config.model, config.train, manifests[0].format
     j, f = metrics["val_j"], metrics["val_f"]
     score = "no validation split" if j is None else f"J {100 * j:.2f}, F {100 * f:.2f}"
     return f"""{_introduction(model)}
@@ -118,13 +124,13 @@ def model_card(
 | options | {_options(model)} |
 | initial weights | backbone: {model.backbone_weights}; audio: {model.audio_weights} |
 | audio network | {"trained" if audio_trained else "frozen"} |
-| trained on | {_data(manifest)}, prepared as {config.data.prepared} |
+| trained on | {"; ".join(map(_data, manifests, config.data.folders))} |
 | epochs | {metrics["epoch"]} of {loop.epochs}, seed {config.seed} |
 | batch | {_batch(config)}, {form.num_frames} frames of {loop.image_size_px or form.height_px} px |
-| sound | {_alignment(manifest.audio_alignment)} |
+| sound | {_alignment(manifests[0].audio_alignment)} |
 | optimiser | {_optimiser(loop)} |
 | augmentation | {", ".join(_augmentation(loop)) or "none"} |
-| loss | {" + ".join(_loss(config.loss))} |
+| loss | {" + ".join(_loss(config))} |
 | validation | {score} (AVSBench protocol, test batch of one clip) |
 
 No figure of this card is a published one: it is what this run measured.
@@ -189,15 +195,16 @@ def _some(class_names: tuple[str, ...]) -> str:
     return f"{len(class_names)}: {', '.join(class_names[:4])}{more}"
 
 
-def _data(manifest: Manifest) -> str:
-    """Name of the data set, and its clips that a training run sees."""
+def _data(manifest: Manifest, folder: str) -> str:
+    """Name of the data set, its clips that a training run sees, and where they lie."""
     sizes = {
         split: sum(s.num_rows for s in manifest.shards if s.split == split)
         for split in ("train", "val")
     }
     counts = ", ".join(f"{size} {split}" for split, size in sizes.items() if size)
     name = manifest.config["data"]["name"]
-    return f"{name} ({counts} clips; configuration {manifest.config_hash[:12]})"
+    hashed = manifest.config_hash[:12]
+    return f"{name} ({counts} clips; configuration {hashed}), prepared as {folder}"
 
 
 def _batch(config: TrainConfig) -> str:
@@ -213,6 +220,8 @@ def _optimiser(loop: LoopConfig) -> str:
         rate += f" to {loop.final_learning_rate:g} over {loop.schedule_epochs} epochs"
     if loop.backbone_learning_rate_factor != 1.0:
         rate += f" (backbone x {loop.backbone_learning_rate_factor:g})"
+    if loop.frozen_backbone_epochs:
+        rate += f", backbone frozen for {min(loop.frozen_backbone_epochs, loop.epochs)} epochs"
     return f"{rate}, {loop.precision.value}"
 
 
@@ -223,10 +232,17 @@ def _augmentation(loop: LoopConfig) -> Iterator[str]:
         yield f"colours of each frame by up to {list(loop.color_jitter)}"
 
 
-def _loss(loss: LossConfig) -> Iterator[str]:
+def _loss(config: TrainConfig) -> Iterator[str]:
+    """The weights of the loss section, then those that the model has among its options."""
+    loss, model = config.loss, config.model
     if loss.bce_weight:
         yield f"{loss.bce_weight:g} x cross entropy"
     if loss.dice_weight:
         yield f"{loss.dice_weight:g} x Dice ({loss.dice_form.value})"
     if loss.mapping_weight:
         yield f"{loss.mapping_weight:g} x audio-visual mapping"
+    options = model_options(model.name, model.options)
+    for field in fields(options):
+        weight = getattr(options, field.name)
+        if field.name.endswith("_weight") and weight:
+            yield f"{weight:g} x {field.name.removesuffix('_weight')}"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from avs.errors import ConfigError
 from avs.losses import LossConfig
 from avs.models.audio import AUDIO_NETWORKS
 from avs.models.config import ModelConfig
+from avs.models.registry import NeedsBatch, model_options
 from avs.scale import ScaleConfig
 
 __all__ = [
     "CheckpointConfig",
     "InferenceConfig",
     "LoopConfig",
+    "MixtureConfig",
     "Precision",
     "PreparedConfig",
     "Schedule",
@@ -45,13 +48,45 @@ class PreparedConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class MixtureConfig:
+    """What to train on: a folder written by ``jobs/prepare.py``, or a list of them.
+
+    The clips of several folders are one set, each once an epoch; their classes, their number of
+    frames and their sound must be of one kind, their sizes too unless ``train.image_size_px`` says
+    one.
+    """
+
+    prepared: list[str] | str
+
+    def __post_init__(self) -> None:
+        folders = self.folders
+        again = sorted({folder for folder in folders if folders.count(folder) > 1})
+        if not folders:
+            raise ConfigError("data.prepared=[] names no folder: give one or more.")
+        if again:
+            raise ConfigError(f"data.prepared names {again[0]} more than once: give it once.")
+
+    @property
+    def folders(self) -> list[str]:
+        """All folders, in order."""
+        return [self.prepared] if isinstance(self.prepared, str) else list(self.prepared)
+
+    def map_folders(self, change: Callable[[str], str]) -> MixtureConfig:
+        """The same with ``change`` applied to every folder."""
+        changed = [change(folder) for folder in self.folders]
+        return MixtureConfig(prepared=changed[0] if isinstance(self.prepared, str) else changed)
+
+
+@dataclass(kw_only=True, slots=True)
 class LoopConfig:
     """The optimisation: Adam, with decoupled weight decay where that is above 0 (AdamW).
 
     ``batch_size`` counts clips on each worker. ``image_size_px`` resizes the prepared frames (null:
     as prepared). ``num_threads`` is what each worker computes with. The audio network, where it is
     trained, learns at ``audio_learning_rate_factor`` times the learning rate, the visual backbone
-    at ``backbone_learning_rate_factor`` times.
+    at ``backbone_learning_rate_factor`` times. For the first ``frozen_backbone_epochs`` epochs the
+    backbone stays as it was loaded, batch-norm statistics included; for all of a run, give as many
+    as ``epochs``.
 
     ``schedule`` linear goes from ``learning_rate`` to ``final_learning_rate`` in
     ``schedule_epochs`` equal steps, one an epoch, and stays there.
@@ -71,6 +106,7 @@ class LoopConfig:
     num_threads: int
     audio_learning_rate_factor: float = 1.0
     backbone_learning_rate_factor: float = 1.0
+    frozen_backbone_epochs: int = 0
     final_learning_rate: float | None = None
     schedule_epochs: int | None = None
     color_jitter: tuple[float, ...] | None = None
@@ -85,8 +121,9 @@ class LoopConfig:
         for key in ("audio_learning_rate_factor", "backbone_learning_rate_factor"):
             if getattr(self, key) <= 0:
                 raise ConfigError(f"train.{key}={getattr(self, key)} must be positive.")
-        if self.weight_decay < 0:
-            raise ConfigError(f"train.weight_decay={self.weight_decay} must not be negative.")
+        for key in ("weight_decay", "frozen_backbone_epochs"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"train.{key}={getattr(self, key)} must not be negative.")
         if self.image_size_px is not None and self.image_size_px < 32:
             raise ConfigError(f"train.image_size_px={self.image_size_px} must be at least 32.")
         self._check_schedule()
@@ -141,7 +178,7 @@ class CheckpointConfig:
 class TrainConfig:
     """Everything that a run depends on; saved whole in each checkpoint."""
 
-    data: PreparedConfig
+    data: MixtureConfig
     model: ModelConfig
     loss: LossConfig
     train: LoopConfig
@@ -153,6 +190,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_checkpoint()
+        options = model_options(self.model.name, self.model.options)
+        if isinstance(options, NeedsBatch):
+            options.check_batch(self.train.batch_size * self.scale.num_workers)
         if self.train.sync_batch_norm and not self.scale.gpus_per_worker:
             raise ConfigError(
                 "train.sync_batch_norm=true needs GPUs (torch has no such layer for the CPU), "

@@ -47,8 +47,9 @@ def train_distributed(
         AvsError: what a worker raised.
     """
     config.out = storage.absolute(config.out)
-    config.data.prepared = storage.absolute(config.data.prepared)
-    read_manifest(config.data.prepared).split_shards("train")
+    config.data = config.data.map_folders(storage.absolute)
+    for folder in config.data.folders:
+        read_manifest(folder).split_shards("train")
     check_resources(config.scale)
     run = Run(config.out)
     with Lease(config.out, job="train", say=say) as lease:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from avs import storage
+from avs.datasets import dataset_spec
 from avs.errors import DataError
 from avs.media.frames import resize_frames
 from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.media.masks import resize_mask
-from avs.prepare.manifest import read_manifest, shard_uri
+from avs.prepare.manifest import Manifest, read_manifest, shard_uri
 from avs.schema import check_schema, read_clips
 
 __all__ = [
@@ -81,39 +82,40 @@ def padding_flags(batch: Batch) -> Tensor | None:
 
 
 class ClipReader:
-    """Random access to the clips of one split of a prepared folder.
+    """Random access to the clips of one split of a prepared folder, or of several as one.
 
     Args:
-        prepared: folder with a manifest.
+        prepared: folder with a manifest, or several of one kind; their clips follow each other.
         split: ``train``, ``val``, ``test`` or ``all``.
         image_size_px: resize frames (bilinear) and masks (nearest); None keeps the prepared size.
         input_kind: of the audio network; "waveform" reads that column as well.
 
     Raises:
-        DataError: the folder is not complete, of another version, has no such split, or no
-            waveforms where they are wanted.
+        DataError: a folder is not complete, of another version, has no such split, no waveforms
+            where they are wanted, or is of another kind than the first one.
+
+    ``manifest`` is the first folder's: what it says of frames, classes and sound holds for all.
     """
 
     def __init__(
         self,
-        prepared: str,
+        prepared: str | Sequence[str],
         *,
         split: str,
         image_size_px: int | None = None,
         input_kind: str = "log_mel",
     ) -> None:
-        self.manifest = read_manifest(prepared)
-        self.prepared = prepared
+        folders = [prepared] if isinstance(prepared, str) else list(prepared)
+        self.manifests = {folder: read_manifest(folder) for folder in folders}
+        self.manifest = self.manifests[folders[0]]
         self._size_px = image_size_px
-        shards = self.manifest.split_shards(split)
-        self._rows = [(shard.name, row) for shard in shards for row in range(shard.num_rows)]
-        self._files: dict[str, pq.ParquetFile] = {}
         self._with_waveform = input_kind == _WAVEFORM
-        if self._with_waveform and not self.manifest.format.with_waveform:
-            raise DataError(
-                f"{prepared} was prepared with data.with_waveform=false, but the audio network "
-                "needs waveforms: prepare it again with true, or take a log-mel network."
-            )
+        self._rows: list[tuple[str, str, int]] = []
+        for folder, manifest in self.manifests.items():
+            self._check_kind(folder, manifest)
+            for shard in manifest.split_shards(split):
+                self._rows += [(folder, shard.name, row) for row in range(shard.num_rows)]
+        self._files: dict[tuple[str, str], pq.ParquetFile] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -123,8 +125,8 @@ class ClipReader:
         columns = (*_COLUMNS, _WAVEFORM) if self._with_waveform else _COLUMNS
         rows = []
         for index in indices:
-            name, row = self._rows[index]
-            rows += read_clips(self._file(name), [row], columns)
+            folder, name, row = self._rows[index]
+            rows += read_clips(self._file(folder, name), [row], columns)
         frames = np.stack([self._frames(r["frames"]) for r in rows])
         return Batch(
             clip_ids=[r["clip_id"] for r in rows],
@@ -139,8 +141,8 @@ class ClipReader:
 
     def categories(self) -> list[tuple[str, ...]]:
         """The categories of all clips of the split, without reading their arrays."""
-        names = dict.fromkeys(name for name, _ in self._rows)
-        tables = [self._file(name).read(columns=["categories"]) for name in names]
+        shards = dict.fromkeys((folder, name) for folder, name, _ in self._rows)
+        tables = [self._file(*shard).read(columns=["categories"]) for shard in shards]
         return [tuple(c) for table in tables for c in table["categories"].to_pylist()]
 
     def _frames(self, frames: np.ndarray) -> np.ndarray:
@@ -161,19 +163,48 @@ class ClipReader:
             part = row[_WAVEFORM][:size]
             if not len(part):
                 raise DataError(
-                    f"{row['clip_id']} of {self.prepared} has a log-mel but no waveform, which the "
-                    "audio network needs: prepare it from sound files, or take a log-mel network."
+                    f"{row['clip_id']} of {', '.join(self.manifests)} has a log-mel but no "
+                    "waveform, which the audio network needs: prepare it from sound files, or "
+                    "take a log-mel network."
                 )
             out[slot, : len(part)] = part
         return torch.from_numpy(out)
 
-    def _file(self, name: str) -> pq.ParquetFile:
-        if name not in self._files:
-            uri = shard_uri(self.prepared, name)
+    def _check_kind(self, folder: str, manifest: Manifest) -> None:
+        """Refuse a folder that gives other batches than the first, or lacks what is heard."""
+        if self._with_waveform and not manifest.format.with_waveform:
+            raise DataError(
+                f"{folder} was prepared with data.with_waveform=false, but the audio network "
+                "needs waveforms: prepare it again with true, or take a log-mel network."
+            )
+        first, *_ = self.manifests
+        mine, wanted = self._kind(manifest), self._kind(self.manifest)
+        for key, value in mine.items():
+            if value != wanted[key]:
+                raise DataError(
+                    f"{folder} has {key}={_shown(value)}, {first} has {key}={_shown(wanted[key])}: "
+                    "prepare both alike, or train on one of them."
+                )
+
+    def _kind(self, manifest: Manifest) -> dict[str, Any]:
+        """What the clips of one batch have in common, by the key that decides it."""
+        form, data = manifest.format, manifest.config["data"]
+        size_px = self._size_px or (form.height_px, form.width_px)
+        return {
+            "data.num_frames": form.num_frames,
+            "data.image_size_px": size_px,
+            "data.audio.alignment": manifest.audio_alignment.value,
+            "classes": form.class_names,
+            "audio padding": dataset_spec(data["name"]).pad,
+        }
+
+    def _file(self, folder: str, name: str) -> pq.ParquetFile:
+        if (folder, name) not in self._files:
+            uri = shard_uri(folder, name)
             file = pq.ParquetFile(uri if storage.is_local(uri) else storage.open_file(uri))
             check_schema(file.schema_arrow, uri)
-            self._files[name] = file
-        return self._files[name]
+            self._files[folder, name] = file
+        return self._files[folder, name]
 
 
 def epoch_order(num_clips: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -209,3 +240,7 @@ def prefetch(reader: ClipReader, batches: Iterable[Sequence[int]]) -> Iterator[B
             pending = following
         if pending is not None:
             yield pending.result()
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

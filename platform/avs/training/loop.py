@@ -60,7 +60,9 @@ def _resume(state: TrainingState, run: Run) -> None:
         return
     uri, trainer = found
     checkpoint = load_checkpoint(uri)
-    check_alignment(checkpoint, state.clip.audio_alignment, prepared=state.config.data.prepared)
+    check_alignment(
+        checkpoint, state.clip.audio_alignment, prepared=", ".join(state.config.data.folders)
+    )
     state.system.load_state_dict(checkpoint.weights)
     load_state(state.optimizer, trainer["optimizer"])
     segmenter = state.system.segmenter
@@ -77,7 +79,7 @@ def _epoch(state: TrainingState, epoch: int, run: Run) -> EpochMetrics:
     start_s = time.monotonic()
     total, stall_s = 0.0, 0.0
     parts: dict[str, float] = {}
-    state.ddp.train()
+    state.start_epoch(epoch)
     for step, (batch, waited_s) in enumerate(_batches(state, epoch)):
         stall_s += waited_s
         lr = learning_rate(
@@ -208,7 +210,7 @@ def _commit(state: TrainingState, run: Run) -> None:
         card=model_card(
             replace(state.config, model=state.model_config),
             metrics,
-            manifest=state.reader.manifest,
+            manifests=list(state.reader.manifests.values()),
             audio_trained=state.system.audio.trainable,
         ),
         trainer_state=trainer,

@@ -66,14 +66,17 @@ class TrainingState:
         size_px = config.train.image_size_px
         read = partial(
             ClipReader,
-            config.data.prepared,
             image_size_px=size_px,
             input_kind=AUDIO_NETWORKS[config.model.audio_network].build.input_kind,
         )
-        self.reader = read(split="train")
+        self.reader = read(config.data.folders, split="train")
         form = self.reader.manifest.format
-        splits = {s.split for s in self.reader.manifest.shards}
-        self.val_reader = read(split="val") if "val" in splits else None
+        validated = [
+            folder
+            for folder, manifest in self.reader.manifests.items()
+            if any(shard.split == "val" for shard in manifest.shards)
+        ]
+        self.val_reader = read(validated, split="val") if validated else None
         semantic = len(form.class_names) > 2
         self.model_config = replace(
             config.model,
@@ -96,12 +99,27 @@ class TrainingState:
             # Not the audio network: frozen ones keep their statistics, the small one its own rule.
             convert = nn.SyncBatchNorm.convert_sync_batchnorm
             self.system.segmenter = convert(self.system.segmenter)  # type: ignore[no-untyped-call]
-        self.ddp = worker.wrap(self.system)
         self.optimizer = build_optimizer(self.system, config.train)
+        self.ddp: nn.Module  # of an epoch: start_epoch() makes it
+        self._backbone = self.system.segmenter.get_submodule("backbone")
+        self._trainable = [p for p in self._backbone.parameters() if p.requires_grad]
+        self._frozen: bool | None = None
         self.history: list[EpochMetrics] = []
         self.num_steps = steps_per_epoch(
             len(self.reader), world_size=worker.world_size, batch_size=config.train.batch_size
         )
+
+    def start_epoch(self, epoch: int) -> None:
+        """Put the networks in training mode for an epoch (from 1), the backbone as it says."""
+        frozen = epoch <= self.config.train.frozen_backbone_epochs
+        if frozen is not self._frozen:
+            self._frozen = frozen
+            for parameter in self._trainable:
+                parameter.requires_grad_(not frozen)
+            self.ddp = self.worker.wrap(self.system)  # DDP looks once at what there is to share
+        self.ddp.train()
+        if frozen:
+            self._backbone.eval()
 
 
 def _category_names(model: ModelConfig, reader: ClipReader) -> list[str]:

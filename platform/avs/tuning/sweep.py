@@ -54,8 +54,9 @@ def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dic
     """
     out = storage.absolute(config.out)
     config.out = out
-    config.data.prepared = storage.absolute(config.data.prepared)
-    read_manifest(config.data.prepared).split_shards("val")
+    config.data = config.data.map_folders(storage.absolute)
+    for folder in config.data.folders:
+        read_manifest(folder).split_shards("val")
     check_resources(
         ScaleConfig(
             num_workers=1,
