@@ -1,0 +1,217 @@
+"""A study on Ray Tune: every variant with every seed, the same budget, the same tests.
+
+A trial is the plain training loop in its own run folder and then the tests of its best checkpoint
+by validation J, so a study that was killed goes on where it was: finished runs and scores stay. No
+early stopping, because a variant that learns slowly at first would not get the same budget.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from ray import tune
+
+from avs import storage
+from avs.config import build, dump
+from avs.errors import AvsError
+from avs.inference.predictor import checkpoint_hash
+from avs.inference.split_scores import score_split
+from avs.lease import Lease, check_owner
+from avs.prepare.manifest import read_manifest
+from avs.report.study import study_markdown, study_tables
+from avs.scale import ScaleConfig
+from avs.training.checkpoint import resolve_checkpoint
+from avs.training.config import TrainConfig
+from avs.training.distributed import check_resources
+from avs.training.loop import train
+from avs.training.run import Run
+from avs.training.state import Worker
+from avs.tuning.study_config import StudyConfig, read_groups
+
+__all__ = ["run_study"]
+
+_TEST_SPLIT = "test"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Cell:
+    """One training. config: plain, as ``dump`` gives it. scores: where those of each test go."""
+
+    name: str
+    config: dict[str, Any]
+    tests: dict[str, str]
+    scores: dict[str, str]
+
+
+def run_study(
+    config: StudyConfig, variants: Mapping[str, TrainConfig], *, say: Callable[[str], None] = print
+) -> str:
+    """Train and test; write ``out/study.json`` and ``out/study.md``; returns the latter.
+
+    variants: the training configuration of each; its data, seed, scale and folder are set here.
+
+    Raises:
+        ConfigError: a training does not fit the cluster. DataError: a test has no test split.
+        AvsError: a training failed; the same command goes on with the others done.
+    """
+    out = storage.absolute(config.out)
+    tests = {name: storage.absolute(folder) for name, folder in config.tests.items()}
+    for folder in tests.values():
+        read_manifest(folder).split_shards(_TEST_SPLIT)
+    data = config.data.map_folders(storage.absolute)
+    one = replace(config.scale, num_workers=1)
+    check_resources(one)
+    cells = {
+        (variant, seed): _cell(
+            out, variant, seed, replace(train_config, data=data, scale=one), tests
+        )
+        for seed in config.seeds  # a study that is stopped has compared all variants
+        for variant, train_config in variants.items()
+    }
+    with Lease(out, job="study", say=say) as lease:
+        _run(list(cells.values()), out, config.scale, owner=lease.owner, say=say)
+        lease.check()
+        scores = {
+            test: {
+                variant: [
+                    storage.read_json(cells[variant, seed].scores[test]) for seed in config.seeds
+                ]
+                for variant in variants
+            }
+            for test in tests
+        }
+        text = _write(config, out, scores)
+    say(text)
+    return text
+
+
+def _cell(
+    out: str, variant: str, seed: int, config: TrainConfig, tests: Mapping[str, str]
+) -> _Cell:
+    name = f"{variant}/seed-{seed}"
+    run = replace(config, seed=seed, out=storage.join(out, "runs", name))
+    scores = {test: storage.join(out, "scores", name, f"{test}.json") for test in tests}
+    return _Cell(name=name, config=dump(run), tests=dict(tests), scores=scores)
+
+
+def _run(
+    cells: list[_Cell], out: str, scale: ScaleConfig, *, owner: str, say: Callable[[str], None]
+) -> None:
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    resources = {"CPU": scale.cpus_per_worker}
+    if scale.gpus_per_worker:
+        resources["GPU"] = scale.gpus_per_worker
+
+    def trial(values: dict[str, Any]) -> None:
+        _train_and_test(cells[values["cell"]], out=out, owner=owner)
+
+    bookkeeping = storage.join(out, "_tune")
+    storage.remove(bookkeeping)
+    results: Any = tune.Tuner(
+        tune.with_resources(trial, resources),
+        param_space={"cell": tune.grid_search(list(range(len(cells))))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=scale.num_workers),
+        run_config=tune.RunConfig(
+            name="study", storage_path=bookkeeping, verbose=0, callbacks=[_Say(say, cells)]
+        ),
+    ).fit()
+    storage.remove(bookkeeping)
+    failed = [(cells[r.config["cell"]].name, r.error) for r in results if r.error is not None]
+    if failed:
+        name, error = failed[0]
+        reason = str(error).strip().splitlines()[-1]
+        raise AvsError(
+            f"{len(failed)} of {len(cells)} trainings failed, {name} with {reason}. The others "
+            "are done; the same command goes on."
+        )
+
+
+def _train_and_test(cell: _Cell, *, out: str, owner: str) -> None:
+    config: TrainConfig = build(TrainConfig, cell.config, path="")
+    run = Run(config.out)
+    run.claim(config)
+    history = train(
+        config,
+        Worker(
+            device=torch.device(config.scale.device),
+            check_lease=lambda: check_owner(out, owner),
+            after_epoch=lambda m: tune.report({k: m[k] for k in ("epoch", "val_j")}),
+        ),
+    )
+    best = resolve_checkpoint(config.out)
+    for test, folder in cell.tests.items():
+        of = {"checkpoint": checkpoint_hash(best), "data": read_manifest(folder).config_hash}
+        uri = cell.scores[test]
+        if storage.exists(uri) and storage.read_json(uri)["of"] == of:
+            continue
+        scores = score_split(best, folder, split=_TEST_SPLIT, device=config.scale.device)
+        seconds = sum(epoch["seconds"] for epoch in history)
+        check_owner(out, owner)
+        storage.write_json(uri, {"of": of, "train_seconds": seconds, **scores})
+    tune.report({"epoch": len(history), "val_j": history[-1]["val_j"], "tested": True})
+
+
+def _write(config: StudyConfig, out: str, scores: dict[str, Any]) -> str:
+    tables = {
+        test: study_tables(
+            by_variant,
+            groups_of=lambda clip_ids: read_groups(config.groups, clip_ids),
+            baseline=config.baseline,
+        )
+        for test, by_variant in scores.items()
+    }
+    text = study_markdown(tables, num_seeds=len(config.seeds), baseline=config.baseline)
+    storage.write_json(
+        storage.join(out, "study.json"),
+        {"config": dump(config), "tables": {test: dump(t) for test, t in tables.items()}},
+    )
+    storage.write_bytes(storage.join(out, "study.md"), text.encode())
+    return text
+
+
+class _Say(tune.Callback):
+    """Tells how trainings go on."""
+
+    def __init__(self, say: Callable[[str], None], cells: list[_Cell]) -> None:
+        self._say, self._cells, self._ended = say, cells, 0
+
+    def on_trial_result(
+        self,
+        iteration: int,  # noqa: ARG002 (the signatures are Ray's)
+        trials: list[Any],  # noqa: ARG002
+        trial: Any,
+        result: dict[str, Any],
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        score = result["val_j"]
+        told = "tested" if result.get("tested") else f"epoch {result['epoch']}"
+        shown = "" if score is None else f", val J {score:.3f}"
+        self._say(f"study: {self._name(trial)} {told}{shown}")
+
+    def on_trial_complete(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Any],  # noqa: ARG002
+        trial: Any,
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        self._ended += 1
+        self._say(f"study: {self._name(trial)} ended, {self._ended} of {len(self._cells)}")
+
+    def on_trial_error(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Any],  # noqa: ARG002
+        trial: Any,
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        self._ended += 1
+        self._say(f"study: {self._name(trial)} failed, {self._ended} of {len(self._cells)}")
+
+    def _name(self, trial: Any) -> str:
+        place: int = trial.config["cell"]
+        return self._cells[place].name
