@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 
 from avs import storage
 from avs.errors import CheckpointError, ConfigError
 from avs.inference.track import MaskTrack
-from avs.inference.visible import VisibleObject, check_objects, found_objects
-from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
+from avs.inference.visible import VisibleObject, check_objects, objects_at
+from avs.inference.window import frame_mask, window_sound
 from avs.media.pieces import MediaPart, decode_pieces, media_windows, part_of
 from avs.media.sandbox import sandbox_state
 from avs.media.video import DecodedVideo
@@ -94,22 +92,19 @@ class Predictor:
             windows_per_forward=windows_per_forward,
         )
 
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """Of the objects that :meth:`forward` tells; models that find none have no such names."""
+        names: Any = self.system.segmenter.category_names
+        return tuple(names)
+
     def logits(
         self, frames: np.ndarray, sound: np.ndarray, frame_valid: np.ndarray
     ) -> torch.Tensor:
-        """Forward W windows in batches of the fixed shape.
+        """float32 [W, T, K, S, S] on the CPU of W windows, given as to :meth:`forward`."""
+        return torch.cat([logits for logits, _ in self.forward(frames, sound, frame_valid)])
 
-        Args:
-            frames: uint8 [W, T, S, S, 3].
-            sound: as ``input_kind`` says, log-mel float32 [W, T, 1, 96, 64] or waveform [W, n].
-            frame_valid: bool [W, T], False = padding.
-
-        Returns:
-            float32 [W, T, K, S, S] on the CPU.
-        """
-        return torch.cat([logits for logits, _ in self._forward(frames, sound, frame_valid)])
-
-    def _forward(
+    def forward(
         self,
         frames: np.ndarray,
         sound: np.ndarray,
@@ -117,7 +112,15 @@ class Predictor:
         *,
         objects: bool = False,
     ) -> Iterator[tuple[torch.Tensor, VisibleObjects | None]]:
-        """Logits of each batch, and the objects that are visible, where asked for."""
+        """Logits of W windows in batches of the fixed shape, and what is visible, where asked for.
+
+        Args:
+            frames: uint8 [W, T, S, S, 3].
+            sound: as ``input_kind`` says, log-mel float32 [W, T, 1, 96, 64] or waveform [W, n].
+            frame_valid: bool [W, T], False = padding.
+            objects: of models that find objects (:func:`check_objects`); of the whole batch, whose
+                last windows may be padding.
+        """
         torch.set_num_threads(self.num_threads)
         size = self.windows_per_forward
         for first in range(0, len(frames), size):
@@ -207,33 +210,18 @@ class Predictor:
         while group := list(islice(windows, self.windows_per_forward)):
             given = (
                 np.stack([w.frames for w in group]),
-                np.stack([self._window_sound(w.sound) for w in group]),
+                np.stack([self._sound(w.sound) for w in group]),
                 np.stack([np.arange(count) < w.window.num_valid for w in group]),
             )
-            visible = None
-            if objects:
-                logits, visible = next(self._forward(*given, objects=True))  # one batch
-            else:
-                logits = self.logits(*given)
+            logits, visible = next(self.forward(*given, objects=objects))  # the group is one batch
             for slot, seen in enumerate(group):
                 for position in seen.window.new:
-                    mask = self._mask(logits[slot, position], size_px(), threshold)
+                    place, size = (slot, position), size_px()
+                    mask = frame_mask(logits[place], size_px=size, threshold=threshold)
                     found = None
                     if visible is not None:
-                        found = self._objects(visible, (slot, position), size_px())
+                        found = objects_at(visible, place, names=self.category_names, size_px=size)
                     yield float(seen.frame_time_s[position]), mask, found
-
-    def _objects(
-        self, visible: VisibleObjects, place: tuple[int, int], size_px: tuple[int, int]
-    ) -> list[VisibleObject]:
-        names: Any = self.system.segmenter.category_names
-        return found_objects(
-            visible.masks[place].cpu(),
-            score=visible.score[place].cpu(),
-            sounding=visible.sounding[place].cpu(),
-            names=names,
-            size_px=size_px,
-        )
 
     def warm_up(self) -> None:
         """Start the decoder and run one forward, so that the first video is not the slow one."""
@@ -242,36 +230,15 @@ class Predictor:
         t, side = self.clip.num_frames, self.clip.image_size_px
         self.logits(
             np.zeros((1, t, side, side, 3), np.uint8),
-            self._window_sound(None)[None],
+            self._sound(None)[None],
             np.ones((1, t), np.bool_),
         )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    def _window_sound(self, samples: np.ndarray | None) -> np.ndarray:
-        count = self.clip.num_frames
-        if samples is None:
-            samples = np.zeros(count * SAMPLE_RATE_HZ, np.float32)
-        sound = from_int16(to_int16(samples))
-        if self.input_kind == "waveform":
-            return sound
-        return clip_log_mel(
-            sound,
-            num_examples=count,
-            pad=self.clip.audio_pad,
-            alignment=self.clip.audio_alignment,
-        )
-
-    def _mask(
-        self, logits_khw: torch.Tensor, size_px: tuple[int, int], threshold: float
-    ) -> np.ndarray:
-        large = F.interpolate(logits_khw[None], size_px, mode="bilinear", align_corners=False)[0]
-        if large.shape[0] == 1:
-            mask = large[0] > math.log(threshold / (1 - threshold))
-        else:
-            mask = large.argmax(0)
-        return mask.to(torch.uint8).numpy()
+    def _sound(self, samples: np.ndarray | None) -> np.ndarray:
+        return window_sound(samples, self.clip, input_kind=self.input_kind)
 
 
 def checkpoint_hash(uri: str) -> str:

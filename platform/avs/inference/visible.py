@@ -13,9 +13,10 @@ from torch.nn import functional as F  # noqa: N812
 from avs.errors import ConfigError
 from avs.media.masks import Rle, encode_rle
 from avs.models import MODELS
+from avs.models.visible_objects import VisibleObjects
 from avs.training.checkpoint import Checkpoint
 
-__all__ = ["VisibleObject", "check_objects", "found_objects"]
+__all__ = ["VisibleObject", "check_objects", "finds_objects", "found_objects", "objects_at"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,10 +67,32 @@ def found_objects(
     ]
 
 
+def objects_at(
+    visible: VisibleObjects,
+    place: tuple[int, int],
+    *,
+    names: Sequence[str],
+    size_px: tuple[int, int],
+) -> list[VisibleObject]:
+    """:func:`found_objects` of one frame of a batch; ``place`` = (window, frame)."""
+    return found_objects(
+        visible.masks[place].cpu(),
+        score=visible.score[place].cpu(),
+        sounding=visible.sounding[place].cpu(),
+        names=names,
+        size_px=size_px,
+    )
+
+
+def finds_objects(checkpoint: Checkpoint) -> bool:
+    """Whether the model finds objects one by one, silent ones too."""
+    return MODELS[checkpoint.model.name].names_categories
+
+
 def check_objects(checkpoint: Checkpoint) -> None:
     """Raise ConfigError where the model does not find objects one by one."""
-    name = checkpoint.model.name
-    if not MODELS[name].names_categories:
+    if not finds_objects(checkpoint):
+        name = checkpoint.model.name
         raise ConfigError(
             f"objects=true, but {checkpoint.uri} is a {name} model, which finds no objects: leave "
             "it out, or give an avsc checkpoint."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,17 +106,18 @@ def test_masks_follow_from_the_logits_of_their_window(predictor: Predictor) -> N
     rng = np.random.default_rng(1)
     frames = rng.integers(0, 256, (7, SIDE, SIDE, 3), np.uint8)
     heard: list[torch.Tensor] = []
-    forward = predictor.logits
+    forward = predictor.forward
 
-    def note(*arrays: np.ndarray) -> torch.Tensor:
-        heard.append(forward(*arrays))
-        return heard[-1]
+    def note(*arrays: np.ndarray, **asked: bool) -> Iterator[tuple[torch.Tensor, Any]]:
+        for logits, visible in forward(*arrays, **asked):
+            heard.append(logits)
+            yield logits, visible
 
-    predictor.logits = note  # type: ignore[method-assign]
+    predictor.forward = note  # type: ignore[method-assign, assignment]
     try:
         masks = list(predictor.segment(frames, _sound(7), size_px=(30, 50), threshold=0.3))
     finally:
-        del predictor.logits  # type: ignore[method-assign]
+        del predictor.forward  # type: ignore[method-assign]
     (logits,) = heard
     wanted = [logits[0, k] for k in range(5)] + [logits[1, k] for k in (3, 4)]
     for mask, logits_khw in zip(masks, wanted, strict=True):
@@ -179,13 +182,13 @@ def test_every_window_is_heard_in_the_alignment_of_the_checkpoint(
     found = load_checkpoint(str(run_folder))
     found.clip = replace(found.clip, audio_alignment=alignment)
     predictor = Predictor(found)
-    forward, heard = predictor.logits, []
+    forward, heard = predictor.forward, []
 
-    def note(frames: np.ndarray, sound: np.ndarray, frame_valid: np.ndarray) -> torch.Tensor:
+    def note(frames: np.ndarray, sound: np.ndarray, *rest: np.ndarray, **asked: bool) -> Any:
         heard.append(sound)
-        return forward(frames, sound, frame_valid)
+        return forward(frames, sound, *rest, **asked)
 
-    monkeypatch.setattr(predictor, "logits", note)
+    monkeypatch.setattr(predictor, "forward", note)
     samples = from_int16(to_int16(_sound(7)))
     list(predictor.segment(np.zeros((7, SIDE, SIDE, 3), np.uint8), samples, size_px=(8, 8)))
     wanted = [

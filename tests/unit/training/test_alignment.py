@@ -31,9 +31,11 @@ def test_a_predictor_hears_what_its_network_was_trained_on(
     assert predictor.clip.audio_alignment is alignment
     batch = ClipReader(str(prepared), split="val", input_kind="waveform").read([0])
     assert batch.waveform is not None
-    forward, heard = predictor.logits, []
+    forward, heard = predictor.forward, []
     monkeypatch.setattr(
-        predictor, "logits", lambda *given: heard.append(given[1]) or forward(*given)
+        predictor,
+        "forward",
+        lambda *given, **asked: heard.append(given[1]) or forward(*given, **asked),
     )
     frames = batch.frames[0].permute(0, 2, 3, 1).numpy()
     list(predictor.segment(frames, from_int16(batch.waveform[0].numpy()), size_px=(8, 8)))

@@ -111,13 +111,14 @@ def test_training_evaluation_and_predictor_hear_the_same(
     assert not torch.equal(trained, silent)
 
     seen: list[torch.Tensor] = []
-    forward = predictor.logits
+    forward = predictor.forward
 
-    def note(*inputs: np.ndarray) -> torch.Tensor:
-        seen.append(forward(*inputs))
-        return seen[-1]
+    def note(*inputs: np.ndarray, **asked: bool) -> Iterator[tuple[torch.Tensor, Any]]:
+        for logits, visible in forward(*inputs, **asked):
+            seen.append(logits)
+            yield logits, visible
 
-    monkeypatch.setattr(predictor, "logits", note)
+    monkeypatch.setattr(predictor, "forward", note)
     samples = from_int16(batch.sound[0].numpy())
     list(predictor.segment(frames[0], samples, size_px=(64, 64)))
     assert torch.equal(seen[0][0], trained)
