@@ -8,21 +8,18 @@ from __future__ import annotations
 import enum
 
 from avs.metrics.avsbench import (
-    IGNORE_INDEX,
     NUM_THRESHOLDS,
     BinaryMeter,
     ClipMetrics,
-    SemanticMeter,
-    SemanticSums,
     clip_metrics,
     f_curve,
     f_score,
     frame_iou,
     mask_iou,
     nonempty,
-    semantic_sums,
 )
 from avs.metrics.pooled import ClassAreas, PooledMeter, class_areas
+from avs.metrics.semantic import IGNORE_INDEX, SemanticMeter, SemanticSums, semantic_sums
 
 __all__ = [
     "IGNORE_INDEX",

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avs.metrics.avsbench import f_measure, frame_class_areas
+from avs.metrics.avsbench import f_measure
+from avs.metrics.semantic import frame_class_areas
 
 __all__ = ["ClassAreas", "PooledMeter", "class_areas"]
 
