@@ -1,4 +1,4 @@
-"""Masks drawn over pictures, and whole videos with their masks and their own sound.
+"""Whole videos with their masks drawn in and their own sound.
 
 An overlay is a stream: a frame is decoded, tinted, encoded and forgotten, at its original time, so
 memory does not depend on the length. Sound is copied packet by packet where mp4 can carry the
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from avs.errors import MediaError
 from avs.media.coco import parse_track
 from avs.media.containers import DECODER_ERRORS, decoder_reason, open_container
+from avs.media.drawing import blend_mask, draw_outlines, mask_palette
 from avs.media.frames import resize_frames
-from avs.media.masks import resize_mask, voc_palette
+from avs.media.masks import resize_mask
 from avs.media.muxing import (
     COPIED_CODECS,
     CopiedSound,
@@ -36,60 +37,9 @@ from avs.media.probing import find_sound_stream, find_video_stream, probe
 from avs.media.pyav_reader import upright
 from avs.media.sampling import SAMPLE_OFFSET_S
 
-__all__ = ["blend_mask", "draw_track", "mask_palette", "write_overlay"]
+__all__ = ["draw_track", "write_overlay"]
 
-_ACCENT = (255, 90, 30)
-_SILENT = (235, 235, 235)  # outlines of what is visible and does not sound
 _EPSILON_S = 1e-3
-
-
-def mask_palette(num_classes: int) -> NDArray[np.uint8]:
-    """Colours [num_classes, 3] of an overlay: one bright colour for one object class, else VOC."""
-    return (
-        np.array([(0, 0, 0), _ACCENT], np.uint8) if num_classes <= 2 else voc_palette(num_classes)
-    )
-
-
-def blend_mask(
-    frame: NDArray[np.uint8],
-    mask: NDArray[np.uint8],
-    *,
-    opacity: float = 0.5,
-    palette: NDArray[np.uint8] | None = None,
-) -> NDArray[np.uint8]:
-    """Frame [H, W, 3] with each class of ``mask`` [H, W] tinted and outlined; 0 is left as it is.
-
-    ``palette`` [C, 3] gives the colours, by default :func:`mask_palette` of the largest class.
-    The outline is one pixel for every 300 of the shorter side and lies within the object.
-    """
-    if mask.shape != frame.shape[:2]:
-        raise ValueError(f"mask {list(mask.shape)} does not fit frame {list(frame.shape)}")
-    out = frame.copy()
-    is_object = mask > 0
-    if not is_object.any():
-        return out
-    colours = mask_palette(int(mask.max()) + 1) if palette is None else palette
-    tint = colours[mask[is_object]].astype(np.float32)
-    mixed = (1 - opacity) * frame[is_object].astype(np.float32) + opacity * tint
-    out[is_object] = np.rint(mixed).astype(np.uint8)
-    edge = _edges(mask, 1 + min(mask.shape) // 300)
-    out[edge] = (colours[mask[edge]].astype(np.uint16) + 2 * 255) // 3
-    return out
-
-
-def _edges(mask: NDArray[np.uint8], width_px: int) -> NDArray[np.bool_]:
-    """Object pixels within ``width_px`` of another class."""
-    edge = np.zeros(mask.shape, np.bool_)
-    for step in range(1, width_px + 1):
-        if step >= min(mask.shape):
-            break
-        below = mask[step:] != mask[:-step]
-        beside = mask[:, step:] != mask[:, :-step]
-        edge[step:] |= below
-        edge[:-step] |= below
-        edge[:, step:] |= beside
-        edge[:, :-step] |= beside
-    return edge & (mask > 0)
 
 
 def write_overlay(
@@ -207,7 +157,7 @@ class _Painter:
             pixels = blend_mask(pixels, mask, opacity=self.opacity, palette=self.palette)
             if self.silent is not None:
                 labels = resize_mask(self.silent[index], self.size_px)
-                pixels[_edges(labels, 1 + min(self.size_px) // 300)] = _SILENT
+                pixels = draw_outlines(pixels, labels)
         height, width = self.size_px
         return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 

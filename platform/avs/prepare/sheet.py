@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from avs.media.drawing import blend_mask, mask_palette
 from avs.media.masks import voc_palette
-from avs.media.render import blend_mask, mask_palette
 from avs.prepare.manifest import ManifestShard
 from avs.prepare.reading import read_rows
 from avs.prepare.records import shard_uri

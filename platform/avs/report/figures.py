@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from avs.media.render import blend_mask, mask_palette
+from avs.media.drawing import blend_mask, mask_palette
 
 __all__ = ["contact_sheet", "curves", "sound_bars"]
 

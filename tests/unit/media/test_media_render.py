@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from avs.errors import MediaError
 from avs.media.audio import read_audio
 from avs.media.containers import open_container
+from avs.media.drawing import blend_mask, draw_outlines
 from avs.media.encoding import write_mp4
-from avs.media.render import blend_mask, write_overlay
+from avs.media.render import write_overlay
 from avs.media.video import probe
 
 
@@ -64,6 +65,19 @@ def test_blending_gives_each_class_its_colour() -> None:
     assert out[4, 25].tolist() == [0, 0, 100]
     with pytest.raises(ValueError, match="does not fit"):
         blend_mask(frame, mask[1:])
+
+
+def test_outlines_are_thin_and_lie_within_each_object() -> None:
+    frame = np.full((40, 60, 3), 100, np.uint8)
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:20, 10:30], labels[5:20, 30:50] = 1, 2
+    out = draw_outlines(frame, labels)
+    changed = (out != 100).all(axis=2)
+    assert (labels[changed] > 0).all()
+    assert changed[5, 10:50].all(), "each border"
+    assert changed[5:20, 29:31].all(), "the border between two"
+    assert not changed[6:19, 11:29].any(), "the inside is left as it is"
+    assert (frame == 100).all()
 
 
 def test_an_overlay_has_the_frames_times_and_sound_of_its_source(
