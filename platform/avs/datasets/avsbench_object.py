@@ -8,18 +8,23 @@ a header serves where there is no metadata csv.
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from avs import storage
 from avs.datasets.avsbench_semantic import list_as_binary
 from avs.datasets.avss_metadata import source_video_id
 from avs.datasets.base import AudioSource, ClipSource, DataConfig, MediaSource, MissingSound
-from avs.datasets.tree import Tree, mark_repeated, numbered, read_csv, split_problem
-from avs.errors import DataError
+from avs.datasets.joined_categories import clip_categories
+from avs.datasets.tree import (
+    Tree,
+    mark_repeated,
+    numbered,
+    read_csv,
+    read_test_list,
+    split_problem,
+)
+from avs.errors import ConfigError
 
 __all__ = ["list_ms3", "list_s4"]
 
@@ -84,20 +89,29 @@ def list_s4(config: DataConfig) -> list[ClipSource]:
             masks=numbered(f"{base}gt_masks/{where}/{name}_{{}}.png", numbers),
         )
         num_masks = 1 if split == "train" else config.num_frames
-        plain = {"categories": (category,), "video_id": name}
+        plain = {"categories": (category,), "video_id": name, "notes": _notes(row)}
         clips.append(_clip(_S4, row, plain, paths, num_masks, tree, config))
     return list(mark_repeated(clips))
 
 
 def list_ms3(config: DataConfig) -> list[ClipSource]:
-    """The clips of Multi-sources: all frames have masks; an optional csv column ``category``."""
+    """The clips of Multi-sources: all frames have masks.
+
+    Categories are those of ``config.categories``, else of an optional csv column ``category``.
+    """
     tree = Tree(config.root)
     rows = _rows(tree, _MS3)
     if rows is None:
+        if config.categories is not None:
+            raise ConfigError(
+                f"data.categories={config.categories}: data.root={config.root} is "
+                "AVSBench-semantic, whose own metadata.csv names the categories: leave it out."
+            )
         return list_as_binary(tree, config, data="ms3", label="v1m")
     base = _media_folder(tree, _MS3)
+    known = clip_categories(rows, uri=config.categories)
     clips = []
-    for row in rows:
+    for row, (categories, notes) in zip(rows, known, strict=True):
         name, split = row["name"], row["split"]
         numbers = range(1, config.num_frames + 1)
         paths = _Paths(
@@ -107,8 +121,11 @@ def list_ms3(config: DataConfig) -> list[ClipSource]:
             log_mel=f"{base}audio_log_mel/{split}/{name}.pkl",
             masks=numbered(f"{base}gt_masks/{split}/{name}/{name}_{{}}.png", numbers),
         )
-        named = tuple(c for c in row.get("category", "").split("_") if c)
-        plain = {"categories": named, "video_id": source_video_id(name, "v1m")}
+        plain = {
+            "categories": categories,
+            "video_id": source_video_id(name, "v1m"),
+            "notes": (*_notes(row), *notes),
+        }
         clips.append(_clip(_MS3, row, plain, paths, config.num_frames, tree, config))
     return list(mark_repeated(clips))
 
@@ -119,30 +136,14 @@ def _rows(tree: Tree, layout: _Layout) -> list[dict[str, str]] | None:
     if path := tree.find(names[0]):
         return read_csv(tree.uri(path), layout.columns)
     if path := tree.find(names[1]):
-        return _read_test_list(tree.uri(path))
+        return read_test_list(tree.uri(path))
     if tree.find("metadata.csv") and any(f.name == layout.semantic_label for f in tree.folders):
         return None
     raise tree.not_here(*names, data=layout.data)
 
 
-def _read_test_list(uri: str) -> list[dict[str, str]]:
-    """The clips of an official test list: no header, a row ``name_k,category`` for each frame."""
-    text = storage.read_bytes(uri).decode("utf-8-sig", errors="replace")
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text), skipinitialspace=True) if line]
-    except csv.Error as error:
-        raise DataError(f"{uri} is not a csv ({error}).") from None
-    rows: dict[str, dict[str, str]] = {}
-    for line in lines:
-        name, _, number = line[0].strip().rpartition("_")
-        if not name or not number.isdigit() or len(line) < 2:
-            raise DataError(f"{uri}: the line {','.join(line)!r} is not 'name_k,category'.")
-        category = "_".join(part.strip() for part in line[1].split(","))
-        rows.setdefault(name, {"name": name, "category": category, "split": "test"})
-    if not rows:
-        raise DataError(f"{uri} lists no clips.")
-    note = "taken from a test list without a header as split test"
-    return [row | {"note": note} for row in rows.values()]
+def _notes(row: dict[str, str]) -> tuple[str, ...]:
+    return (row["note"],) if "note" in row else ()
 
 
 def _media_folder(tree: Tree, layout: _Layout) -> str:
@@ -197,7 +198,6 @@ def _clip(
         masks=(*masks, *[None] * (len(paths.masks) - num_masks)),
         files_hash=tree.files_hash(*paths.frames, audio, log_mel, *paths.masks),
         problem=problem,
-        notes=(row["note"],) if "note" in row else (),
         **plain,
     )
 

@@ -95,6 +95,8 @@ class DataConfig:
     ``root`` is a local folder or ``s3://`` prefix. ``image_size_px`` is the side of the square
     frames that networks see. ``num_frames`` is T, at one frame a second. ``limit`` keeps the first
     clips of each split. ``split_seed`` deals videos without a split to train, val and test.
+    ``categories`` is AVSBench-semantic's metadata.csv, local or ``s3://``: its ``a_obj`` then gives
+    the clips of MS3 their categories.
     """
 
     name: str
@@ -107,6 +109,7 @@ class DataConfig:
     audio: AudioConfig = field(default_factory=AudioConfig)
     split_seed: int = 0
     synthetic: SyntheticConfig | None = None
+    categories: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("image_size_px", "num_frames"):
@@ -114,6 +117,11 @@ class DataConfig:
                 raise ConfigError(f"data.{key}={getattr(self, key)} must be at least 1.")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"data.limit={self.limit} must be at least 1, or null for all.")
+        if self.categories is not None and self.name != "ms3":
+            raise ConfigError(
+                f"data.categories={self.categories} is for data=ms3 alone, whose clips name no "
+                f"categories; this is data.name={self.name}: leave it out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

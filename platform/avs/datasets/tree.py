@@ -29,6 +29,7 @@ __all__ = [
     "metadata_notes",
     "numbered",
     "read_csv",
+    "read_test_list",
     "split_problem",
 ]
 
@@ -140,6 +141,29 @@ def read_csv(uri: str, columns: Sequence[str]) -> list[dict[str, str]]:
     if not rows:
         raise DataError(f"{uri} lists no clips.")
     return rows
+
+
+def read_test_list(uri: str) -> list[dict[str, str]]:
+    """The clips of an official test list: no header, a row ``name_k,category`` for each frame.
+
+    Raises DataError where the file is not such a list.
+    """
+    text = storage.read_bytes(uri).decode("utf-8-sig", errors="replace")
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text), skipinitialspace=True) if line]
+    except csv.Error as error:
+        raise DataError(f"{uri} is not a csv ({error}).") from None
+    rows: dict[str, dict[str, str]] = {}
+    for line in lines:
+        name, _, number = line[0].strip().rpartition("_")
+        if not name or not number.isdigit() or len(line) < 2:
+            raise DataError(f"{uri}: the line {','.join(line)!r} is not 'name_k,category'.")
+        category = "_".join(part.strip() for part in line[1].split(","))
+        rows.setdefault(name, {"name": name, "category": category, "split": "test"})
+    if not rows:
+        raise DataError(f"{uri} lists no clips.")
+    note = "taken from a test list without a header as split test"
+    return [row | {"note": note} for row in rows.values()]
 
 
 def _stripped(row: Mapping[str | Any, str | Any]) -> dict[str, str]:

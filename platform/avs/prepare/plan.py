@@ -92,6 +92,8 @@ def _content(config: DataConfig) -> dict[str, Any]:
     plain: dict[str, Any] = dump(config)
     if config.audio.alignment is Alignment.AVSBENCH:
         del plain["audio"]["alignment"]  # the key is younger than folders that hold the same rows
+    if plain.pop("categories") is not None:  # so is this one
+        plain["categories"] = "joined"  # the clips tell what the csv says, wherever it lies
     return {k: v for k, v in plain.items() if k not in ("root", "limit")}
 
 

@@ -127,6 +127,14 @@ def test_a_folder_from_before_an_option_is_gone_on_with() -> None:
     assert config_hash(data_config("s4", "/data")) == "c8bad76cad123288"
 
 
+def test_joined_categories_decide_the_rows_and_not_where_their_csv_lies() -> None:
+    plain, one, other = (
+        config_hash(data_config("ms3", "/data", categories=uri))
+        for uri in (None, "/a/metadata.csv", "s3://bucket/metadata.csv")
+    )
+    assert one == other != plain
+
+
 def test_the_limit_keeps_the_first_clips_of_each_split() -> None:
     kept = [s for p in _plan(limit=2) for s in p.sources]
     wanted = [_listing()[k] for k in (4, 0, 2, 1, 6)]
