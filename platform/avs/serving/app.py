@@ -35,14 +35,17 @@ __all__ = ["Backend", "build_app", "client_name"]
 _MAX_NAME_CHARS = 200
 # Annotations of routes are read from the module: a local name would silently not be found.
 _KNOWN = " or ".join(kind.value for kind in FORMATS)
+_OBJECTS = "Also tell every visible object and how much it sounds, and outline the silent ones."
 _logger = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
     """What answers behind the routes; may raise ApiError."""
 
-    async def segment(self, data: bytes, *, name: str, kind: OutputKind) -> Answer | Refusal:
-        """Segment a video given as the bytes of its file."""
+    async def segment(
+        self, data: bytes, *, name: str, kind: OutputKind, objects: bool
+    ) -> Answer | Refusal:
+        """Segment a video given as the bytes of its file; ``objects``: tell silent ones too."""
 
     async def is_ready(self) -> bool:
         """Whether a warmed-up model waits for requests."""
@@ -80,6 +83,8 @@ def build_app(backend: Backend, limits: Limits) -> FastAPI:
         file: Annotated[UploadFile, File(description="The video.")],
         in_query: Annotated[str | None, Query(alias="format", description=_KNOWN)] = None,
         in_form: Annotated[str | None, Form(alias="format", description=_KNOWN)] = None,
+        objects: Annotated[bool, Query(description=_OBJECTS)] = False,
+        objects_in_form: Annotated[bool, Form(alias="objects", description=_OBJECTS)] = False,
     ) -> Response:
         """Masks of what sounds in a video, once a second: as JSON, or drawn over the video."""
         kind = parse_format(in_query or in_form or OutputKind.RLE_JSON.value)
@@ -87,7 +92,9 @@ def build_app(backend: Backend, limits: Limits) -> FastAPI:
         data = await file.read()
         try:
             async with asyncio.timeout(limits.request_timeout_s):
-                answer = await backend.segment(data, name=name, kind=kind)
+                answer = await backend.segment(
+                    data, name=name, kind=kind, objects=objects or objects_in_form
+                )
         except TimeoutError:
             seconds = f"{limits.request_timeout_s:g} s"
             raise ApiError(504, "timeout", f"{name} was not done within {seconds}") from None

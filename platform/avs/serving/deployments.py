@@ -51,9 +51,11 @@ class Segmenter:
         self._segment = VideoSegmenter(checkpoint, device=device, max_duration_s=max_duration_s)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segment")
 
-    async def segment(self, data: bytes, name: str, kind: OutputKind) -> Answer | Refusal:
+    async def segment(
+        self, data: bytes, name: str, kind: OutputKind, objects: bool
+    ) -> Answer | Refusal:
         """See :class:`VideoSegmenter`."""
-        work = partial(self._segment, data, name=name, kind=kind)
+        work = partial(self._segment, data, name=name, kind=kind, objects=objects)
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
@@ -67,10 +69,12 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self, self._limits)
 
-    async def segment(self, data: bytes, *, name: str, kind: OutputKind) -> Answer | Refusal:
+    async def segment(
+        self, data: bytes, *, name: str, kind: OutputKind, objects: bool
+    ) -> Answer | Refusal:
         """Hand the upload to a segmenter by reference."""
         reference = await asyncio.to_thread(ray.put, data)
-        response = self._segmenter.segment.remote(reference, name, kind)
+        response = self._segmenter.segment.remote(reference, name, kind, objects)
         try:
             answer: Answer | Refusal = await response
         except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from avs.errors import MediaError
 from avs.inference.outputs import OutputKind, write_outputs
 from avs.inference.predictor import Predictor
 from avs.inference.track import MaskTrack
+from avs.inference.visible import finds_objects
 from avs.media.containers import check_container
 from avs.media.sandbox import probe
 from avs.serving.messages import Answer, Refusal
@@ -29,11 +30,18 @@ class VideoSegmenter:
         self._predictor.warm_up()
         self._max_duration_s = max_duration_s
 
-    def __call__(self, data: bytes, *, name: str, kind: OutputKind) -> Answer | Refusal:
+    def __call__(
+        self, data: bytes, *, name: str, kind: OutputKind, objects: bool = False
+    ) -> Answer | Refusal:
         """Segment the file ``data``; ``name`` is what its sender calls it.
 
-        A file that cannot be used gives a Refusal: 415 for a format that is not taken, 422 else.
+        A file that cannot be used gives a Refusal: 415 for a format that is not taken, 422 else,
+        also for ``objects`` of a model that finds none.
         """
+        if objects and not finds_objects(self._predictor.checkpoint):
+            model = self._predictor.checkpoint.model.name
+            reason = f"objects=true, but the model is {model}, which finds no objects: leave it out"
+            return Refusal(422, "no_objects", reason)
         if not data:
             return Refusal(422, "unreadable", f"{name}: is empty (0 bytes)")
         with tempfile.TemporaryDirectory(prefix="avs-") as folder:
@@ -44,16 +52,20 @@ class VideoSegmenter:
             except MediaError as error:
                 return Refusal(415, "unsupported_media", _public(error, path, name))
             try:
-                return self._segment(path, name, kind)
+                return self._segment(path, name, kind, objects=objects)
             except MediaError as error:
                 return Refusal(422, "unreadable", _public(error, path, name))
 
-    def _segment(self, path: Path, name: str, kind: OutputKind) -> Answer | Refusal:
+    def _segment(
+        self, path: Path, name: str, kind: OutputKind, *, objects: bool
+    ) -> Answer | Refusal:
         duration_s = probe(path).duration_s
         if duration_s > self._max_duration_s:
             limit = f"at most {self._max_duration_s:g} s are taken"
             return Refusal(422, "too_long", f"{name}: lasts {duration_s:.1f} s, {limit}")
-        track = self._predictor.segment_video(str(path), max_duration_s=self._max_duration_s)
+        track = self._predictor.segment_video(
+            str(path), max_duration_s=self._max_duration_s, objects=objects
+        )
         track.warnings = [_public(w, path, name) for w in track.warnings]
         if kind is OutputKind.RLE_JSON:
             return Answer(_json(track, name))

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from avsc_files import save_avsc
 from made_clips import write_video
-from small_configs import AVSC_OPTIONS, model_config
 
-from avs.config import dump
 from avs.errors import ConfigError
 from avs.inference.outputs import OutputKind, write_outputs
 from avs.inference.predictor import Predictor
@@ -22,8 +21,6 @@ from avs.media.coco import parse_track
 from avs.media.encoding import write_mp4
 from avs.media.masks import decode_rle, encode_rle
 from avs.media.video import Sampling, decode_video
-from avs.models import build_system
-from avs.training.checkpoint import ClipSpec, save_checkpoint
 
 NAMES = ["bell", "car", "dog"]
 
@@ -105,18 +102,7 @@ def test_the_overlay_outlines_what_is_silent(tmp_path: Path) -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> str:
     """An AVSC of random weights."""
-    model = model_config(name="avsc", options=AVSC_OPTIONS, category_names=NAMES)
-    torch.manual_seed(0)
-    save_checkpoint(
-        str(tmp_path / "checkpoint"),
-        weights=build_system(model).state_dict(),
-        config={"model": dump(model), "inference": {"windows_per_forward": 2, "num_threads": 1}},
-        clip=ClipSpec(num_frames=3, image_size_px=64, class_names=("background", "sounding")),
-        metrics={},
-        card="Random weights for tests.\n",
-        trainer_state=None,
-    )
-    return str(tmp_path / "checkpoint")
+    return save_avsc(tmp_path / "checkpoint", names=NAMES)
 
 
 def test_a_predictor_tells_the_objects_of_every_mask(checkpoint: str, tmp_path: Path) -> None:

@@ -26,10 +26,12 @@ class FakeBackend:
     answer: Answer | Refusal | Exception = field(default_factory=lambda: Answer(b'{"masks": []}'))
     takes_s: float = 0.0
     is_up: bool = True
-    calls: list[tuple[bytes, str, OutputKind]] = field(default_factory=list)
+    calls: list[tuple[bytes, str, OutputKind, bool]] = field(default_factory=list)
 
-    async def segment(self, data: bytes, *, name: str, kind: OutputKind) -> Answer | Refusal:
-        self.calls.append((data, name, kind))
+    async def segment(
+        self, data: bytes, *, name: str, kind: OutputKind, objects: bool
+    ) -> Answer | Refusal:
+        self.calls.append((data, name, kind, objects))
         await asyncio.sleep(self.takes_s)
         if isinstance(self.answer, Exception):
             raise self.answer

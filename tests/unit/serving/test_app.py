@@ -26,7 +26,7 @@ def test_an_upload_reaches_the_backend_whole(client: TestClient, backend: Any) -
     assert response.status_code == 200
     assert response.json() == {"masks": []}
     assert response.headers["content-type"] == "application/json"
-    assert backend.calls == [(b"video bytes", "clip.mp4", OutputKind.RLE_JSON)]
+    assert backend.calls == [(b"video bytes", "clip.mp4", OutputKind.RLE_JSON, False)]
 
 
 @pytest.mark.parametrize("where", ["params", "data"])
@@ -38,6 +38,27 @@ def test_the_format_is_taken_from_query_and_form(
     assert response.content == b"mp4"
     assert response.headers["content-type"] == "video/mp4"
     assert backend.calls[0][2] is OutputKind.OVERLAY
+
+
+@pytest.mark.parametrize("where", ["params", "data"])
+def test_objects_are_asked_for_in_query_or_form(
+    client: TestClient, backend: Any, where: str
+) -> None:
+    for text, wanted in (("true", True), ("1", True), ("false", False)):
+        response = client.post("/v1/segment", files={"file": VIDEO}, **{where: {"objects": text}})
+        assert response.status_code == 200
+        assert backend.calls[-1][3] is wanted
+
+
+def test_objects_that_are_neither_true_nor_false_are_refused(
+    client: TestClient, backend: Any
+) -> None:
+    response = client.post("/v1/segment?objects=some", files={"file": VIDEO})
+    status, code, message = _error(response)
+    assert (status, code) == (422, "invalid_field")
+    assert message.startswith("objects: ")
+    assert "boolean" in message
+    assert not backend.calls
 
 
 def test_an_unknown_format_names_the_known_ones(client: TestClient, backend: Any) -> None:
