@@ -2,6 +2,8 @@ r"""Score a checkpoint: J and F with the true, a silent and another clip's sound
 
 Here:
     python jobs/evaluate.py checkpoint=RUN data.prepared=DIR split=test out=DIR
+With every visible object and how much it sounds (avsc):
+    python jobs/evaluate.py checkpoint=RUN data.prepared=DIR split=test out=DIR objects=true
 On a cluster:
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml -- \
         python jobs/evaluate.py scale=cluster checkpoint=s3://BUCKET/run \

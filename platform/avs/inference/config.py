@@ -47,7 +47,8 @@ class EvaluateConfig:
     """``protocol``: whose J and F are told first; metrics.json holds those of the other one too.
 
     ``batch_size``: test batch of the AVSBench protocol, in clips; its figures depend on it.
-    ``num_pictures`` clips are shown in the report.
+    ``num_pictures`` clips are shown in the report. ``objects``: of models that find objects, the
+    report shows and metrics.json counts all that are visible, silent ones too.
     """
 
     checkpoint: str
@@ -58,6 +59,7 @@ class EvaluateConfig:
     num_pictures: int
     scale: ScaleConfig
     protocol: Protocol = Protocol.AVSBENCH
+    objects: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -13,7 +13,9 @@ from avs.errors import ConfigError, DataError
 from avs.inference.bucket import map_in_pool
 from avs.inference.conditions import choose_donors
 from avs.inference.config import EvaluateConfig
+from avs.inference.object_scores import object_lines, sum_objects
 from avs.inference.scoring import ClipScorer, combine, protocol_text, spread_out
+from avs.inference.visible import check_objects
 from avs.progress import Progress
 from avs.report.evaluation import write_report
 from avs.training.checkpoint import check_alignment, load_checkpoint
@@ -30,6 +32,8 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
     """
     out, prepared = storage.absolute(config.out), storage.absolute(config.data.prepared)
     checkpoint = load_checkpoint(config.checkpoint)
+    if config.objects:
+        check_objects(checkpoint)
     if storage.exists(storage.join(out, "weights.safetensors")):
         raise ConfigError(f"out={out} is a checkpoint, whose files would be lost: give another.")
     reader = ClipReader(prepared, split=config.split)
@@ -53,6 +57,8 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
         raise DataError(f"split={config.split} of {prepared} has no ground truth.") from None
     metrics = _metrics(config, checkpoint.uri, conditions)
     metrics["data_warnings"] = reader.manifest.warnings
+    if config.objects:
+        metrics["objects"] = sum_objects(rows)
     write_report(out, metrics=metrics, rows=rows, run=_run_of(checkpoint.uri), class_names=names)
     storage.write_json(storage.join(out, "metrics.json"), metrics)
     for line in table_lines(metrics):
@@ -67,7 +73,7 @@ def table_lines(metrics: dict[str, Any]) -> list[str]:
     for name in ("true", "silent", "swapped"):
         score = metrics["conditions"][name]
         lines.append(f"{name:<10}{score['j']:>8.3f}{score['f']:>8.3f}")
-    return lines
+    return lines + object_lines(metrics)
 
 
 def _score(
@@ -86,6 +92,7 @@ def _score(
         "prepared": prepared,
         "split": config.split,
         "device": config.scale.device,
+        "objects": config.objects,
     }
     progress = Progress("evaluate", total=count, unit="clips", say=say)
     rows = []

@@ -16,7 +16,9 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
 from avs.inference.conditions import Condition, sound_for
+from avs.inference.object_scores import count_objects, outlines, shown_objects
 from avs.inference.predictor import Predictor
+from avs.inference.visible import VisibleObject, objects_at
 from avs.media.frames import resize_frames
 from avs.metrics import (
     BinaryMeter,
@@ -37,40 +39,59 @@ __all__ = ["ClipScorer", "as_numpy", "combine", "protocol_text", "spread_out"]
 class ClipScorer:
     """Worker of the evaluation: scores one clip of a prepared split a call."""
 
-    def __init__(self, checkpoint: str, prepared: str, split: str, device: str) -> None:
+    def __init__(
+        self, checkpoint: str, prepared: str, split: str, device: str, objects: bool = False
+    ) -> None:
         self._predictor = Predictor.from_checkpoint(checkpoint, device=device)
+        self._objects = objects
         self._reader = ClipReader(prepared, split=split, input_kind=self._predictor.input_kind)
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """``task``: index, donor, picture. Scores by condition, with a picture where asked for."""
         both = self._reader.read([task["index"], task["donor"]])
         frames = both.frames[0].permute(0, 2, 3, 1).numpy()
-        masks, valid = both.masks[0], both.mask_valid[0]
+        masks, valid, real = both.masks[0], both.mask_valid[0], both.frame_valid[0].numpy()
         row: dict[str, Any] = {"index": task["index"], "clip_id": both.clip_ids[0], "scores": {}}
-        drawn = {}
+        drawn, found = {}, {}
         for condition in Condition:
             sound = sound_for(condition, both.sound[0].numpy(), both.sound[1].numpy())
-            logits = self._logits(frames, sound, both.frame_valid[0].numpy(), masks.shape[-2:])
+            logits, seen = self._look(frames, sound, real, masks.shape[-2:])
             row["scores"][condition.value] = _scores(logits, masks, valid)
             drawn[condition.value] = _predicted(logits).numpy()
+            found[condition] = seen
+        if self._objects:
+            row["objects"] = count_objects(found, real)
         if task["picture"]:
-            row["picture"] = _picture(frames, masks.numpy(), valid.numpy(), drawn)
+            shown = _shown_frame(valid.numpy())
+            images = {"frame": frames, "truth": masks.numpy(), **drawn}
+            picture = {name: of_frames[shown] for name, of_frames in images.items()}
+            if self._objects:
+                picture |= outlines(found, shown, picture["truth"].shape)
+                row["shown_objects"] = shown_objects(found, shown)
+            row["picture"] = {n: _text(torch.from_numpy(np.array(a))) for n, a in picture.items()}
         return row
 
-    def _logits(
+    def _look(
         self,
         frames: np.ndarray,
         sound: np.ndarray,
         frame_valid: np.ndarray,
-        size_px: Sequence[int],
-    ) -> Tensor:
-        """Logits [T, K, H, W] at the size of the prepared masks."""
-        side = self._predictor.clip.image_size_px
+        size_px: tuple[int, ...],
+    ) -> tuple[Tensor, list[list[VisibleObject]]]:
+        """Logits [T, K, H, W] at the size of the prepared masks, and each frame's objects, empty
+        where nobody asked."""
+        side, size = self._predictor.clip.image_size_px, (size_px[0], size_px[1])
         small = frames if frames.shape[1] == side else resize_frames(frames, (side, side))
-        logits = self._predictor.logits(small[None], sound[None], frame_valid[None])[0]
-        if tuple(logits.shape[-2:]) == tuple(size_px):
-            return logits
-        return F.interpolate(logits, tuple(size_px), mode="bilinear", align_corners=False)
+        given = (small[None], sound[None], frame_valid[None])
+        ((batch, visible),) = self._predictor.forward(*given, objects=self._objects)
+        logits, found = batch[0], []
+        if visible is not None:
+            names = self._predictor.category_names
+            places = [(0, k) for k in range(len(frames))]
+            found = [objects_at(visible, p, names=names, size_px=size) for p in places]
+        if tuple(logits.shape[-2:]) == size:
+            return logits, found
+        return F.interpolate(logits, size, mode="bilinear", align_corners=False), found
 
 
 def combine(
@@ -166,14 +187,10 @@ def _predicted(logits_tkhw: Tensor) -> Tensor:
     return logits_tkhw.argmax(1).to(torch.uint8)
 
 
-def _picture(
-    frames: np.ndarray, masks: np.ndarray, valid: np.ndarray, drawn: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    """The middle frame with ground truth, as arrays for the contact sheet."""
-    shown = np.flatnonzero(valid)
-    k = int(shown[len(shown) // 2]) if len(shown) else 0
-    images = {"frame": frames[k], "truth": masks[k], **{n: m[k] for n, m in drawn.items()}}
-    return {name: _text(torch.from_numpy(np.array(a))) for name, a in images.items()}
+def _shown_frame(valid: np.ndarray) -> int:
+    """The middle frame with ground truth, for the contact sheet."""
+    labelled = np.flatnonzero(valid)
+    return int(labelled[len(labelled) // 2]) if len(labelled) else 0
 
 
 def _text(tensor: Tensor) -> dict[str, Any]:

@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from avs.errors import ConfigError
+from avs.media.coco import SOUNDS
 from avs.media.masks import Rle, encode_rle
 from avs.models import MODELS
 from avs.models.visible_objects import VisibleObjects
 from avs.training.checkpoint import Checkpoint
 
 __all__ = ["VisibleObject", "check_objects", "finds_objects", "found_objects", "objects_at"]
+
+_DIGITS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,12 +32,17 @@ class VisibleObject:
     sounding: float
     rle: Rle
 
+    @property
+    def sounds(self) -> bool:
+        """Whether it counts as sounding: of what masks.json tells, as the overlay does."""
+        return round(self.sounding, _DIGITS) >= SOUNDS
+
     def to_json(self) -> dict[str, Any]:
         """As in masks.json."""
         return {
             "category": self.category,
-            "score": round(self.score, 4),
-            "sounding": round(self.sounding, 4),
+            "score": round(self.score, _DIGITS),
+            "sounding": round(self.sounding, _DIGITS),
             "rle": self.rle,
         }
 

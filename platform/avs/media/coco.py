@@ -22,7 +22,7 @@ from avs.errors import MediaError
 from avs.media.frames import MAX_FRAME_PIXELS
 from avs.media.masks import Rle, decode_rle
 
-__all__ = ["SECOND_OFFSET_S", "TrackMask", "parse_track", "read_segmentation"]
+__all__ = ["SECOND_OFFSET_S", "SOUNDS", "TrackMask", "parse_track", "read_segmentation"]
 
 # One mask a second belongs to the frame at the end of that second, as AVSBench samples them.
 SECOND_OFFSET_S = 15 / 16

@@ -9,6 +9,7 @@ from avs import storage
 from avs.inference.scoring import as_numpy, protocol_text
 from avs.metrics import Protocol
 from avs.report.figures import contact_sheet, curves, sound_bars
+from avs.report.objects import object_sums, object_table
 from avs.report.page import page, picture, table
 from avs.training.run import Run
 
@@ -37,15 +38,9 @@ def write_report(
     history = Run(run).read_metrics() if run else []
     if history:
         sections.append(("Training", picture(curves(history), "loss and validation curves")))
-    pictures = [
-        (row["clip_id"], {k: as_numpy(v) for k, v in row["picture"].items()})
-        for row in sorted(rows, key=lambda r: int(r["index"]))
-        if "picture" in row
-    ]
-    if pictures:
-        sheet = contact_sheet(pictures, num_classes=len(class_names))
-        storage.write_bytes(storage.join(out, "contact_sheet.png"), sheet)
-        sections.append(("Contact sheet", picture(sheet, "frames, ground truth, predictions")))
+    sections += _pictures(out, rows, num_classes=len(class_names))
+    if "objects" in metrics:
+        sections.append(("Objects", object_sums(metrics["objects"])))
     if len(class_names) == 2:
         sections.append(("Lowest J with the true sound", _worst(rows)))
     if metrics["data_warnings"]:
@@ -57,6 +52,29 @@ def write_report(
     )
     text = page("Audio-visual segmentation: evaluation", sections, note=note)
     storage.write_bytes(storage.join(out, "report.html"), text.encode())
+
+
+def _pictures(
+    out: str, rows: Sequence[dict[str, Any]], *, num_classes: int
+) -> list[tuple[str, str]]:
+    """The contact sheet; with objects, a strip and a table for each of its clips."""
+    shown = [row for row in sorted(rows, key=lambda r: int(r["index"])) if "picture" in row]
+    if not shown:
+        return []
+    pictures = [
+        (row["clip_id"], {k: as_numpy(v) for k, v in row["picture"].items()}) for row in shown
+    ]
+    sheet = contact_sheet(pictures, num_classes=num_classes)
+    storage.write_bytes(storage.join(out, "contact_sheet.png"), sheet)
+    told = "frames, ground truth, predictions"
+    if "shown_objects" not in shown[0]:
+        return [("Contact sheet", picture(sheet, told))]
+    body = "".join(
+        picture(contact_sheet([one], num_classes=num_classes), f"{told} of {row['clip_id']}")
+        + object_table(row["shown_objects"])
+        for row, one in zip(shown, pictures, strict=True)
+    )
+    return [("Contact sheet", body)]
 
 
 def _scores(metrics: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from avs.media.drawing import blend_mask, mask_palette
+from avs.media.drawing import blend_mask, draw_outlines, mask_palette
 
 __all__ = ["contact_sheet", "curves", "sound_bars"]
 
@@ -61,7 +61,8 @@ def contact_sheet(
 ) -> bytes:
     """A row a clip: frame, ground truth, and the prediction under each sound.
 
-    ``pictures``: clip id and arrays by column name, ``frame`` uint8 [H, W, 3], others [H, W].
+    ``pictures``: clip id and arrays by column name, ``frame`` uint8 [H, W, 3], others [H, W];
+    ``<column>_outlines``, labels of silent objects, are drawn where they are there.
     """
     rows = len(pictures)
     figure = Figure(figsize=(2.0 * len(COLUMNS), 2.1 * rows + 0.3), layout="constrained")
@@ -71,8 +72,11 @@ def contact_sheet(
         axes.set_title(title, fontsize=9)
     for axes_row, (clip_id, arrays) in zip(grid, pictures, strict=True):
         for axes, (key, _) in zip(axes_row, COLUMNS, strict=True):
-            frame = arrays["frame"]
-            image = frame if key == "frame" else blend_mask(frame, arrays[key], palette=palette)
+            image = arrays["frame"]
+            if key != "frame":
+                image = blend_mask(image, arrays[key], palette=palette)
+            if f"{key}_outlines" in arrays:
+                image = draw_outlines(image, arrays[f"{key}_outlines"])
             axes.imshow(image)
             axes.set(xticks=[], yticks=[])
         axes_row[0].set_ylabel(_short(clip_id), fontsize=7)

@@ -65,16 +65,19 @@ def _row(index: int, j: float | None, *, with_picture: bool) -> dict[str, Any]:
     return row
 
 
+def _metrics(**changes: Any) -> dict[str, Any]:
+    values = {"protocol": "avsbench", "num_clips": 2, "split": "test", "batch_size": 4}
+    fixed = {"conditions": CONDITIONS, "checkpoint": "/runs/a", "data_warnings": []}
+    return {**values, **fixed, **changes}
+
+
 def _write(out: Path, rows: list[dict[str, Any]], **changes: Any) -> str:
-    metrics = {
-        "conditions": CONDITIONS,
-        "protocol": "avsbench",
-        "num_clips": len(rows),
-        "split": "<b>test",
-        "batch_size": 4,
-        "checkpoint": "/runs/a & b",
-        "data_warnings": ["content in several splits: 3"],
-    }
+    metrics = _metrics(
+        num_clips=len(rows),
+        split="<b>test",
+        checkpoint="/runs/a & b",
+        data_warnings=["content in several splits: 3"],
+    )
     values = {"metrics": metrics, "run": None, "class_names": ("background", "sounding")}
     write_report(str(out), rows=rows, **{**values, **changes})
     return (out / "report.html").read_text(encoding="utf-8")
@@ -109,6 +112,63 @@ def test_texts_are_shown_as_they_are(tmp_path: Path) -> None:
     assert "AVSBench protocol, test batch of 4; checkpoint /runs/a & b" in elements.text
     assert "J, pooled over the split" in elements.text
     assert "0.625" in elements.text
+
+
+OBJECTS: dict[str, Any] = {
+    "num_frames": 10,
+    "by_sound": {
+        name: {"seen": 21, "seen_per_frame": 2.1, "sounding": n, "sounding_per_frame": n / 10}
+        for name, n in (("true", 12), ("silent", 1), ("swapped", 7))
+    },
+    "by_category": {
+        "<i>dog": {s: {"seen": 9, "sounding": n} for s, n in (("true", 8), ("swapped", 5))}
+    },
+}
+
+
+def _with_objects(index: int) -> dict[str, Any]:
+    row = _row(index, 0.5, with_picture=True)
+    sounding = {"true": 0.75, "silent": None, "swapped": 0.125}
+    row["shown_objects"] = [{"category": "<i>dog", "score": 0.875, "sounding": sounding}]
+    return row
+
+
+def test_each_picture_stands_beside_the_table_of_its_objects(tmp_path: Path) -> None:
+    rows = [_with_objects(0), {**_with_objects(1), "shown_objects": []}]
+    elements = _Elements(_write(tmp_path, rows, metrics=_metrics(objects=OBJECTS)))
+    tags = [tag for tag, _ in elements.found]
+    assert "i" not in tags
+    strips = [dict(a)["alt"] for tag, a in elements.found if tag == "img"][1:]
+    assert strips == [f"frames, ground truth, predictions of {EVIL}{k}" for k in (0, 1)]
+    assert "<i>dog0.8750.750-0.125No object is seen." in elements.text
+    assert (tmp_path / "contact_sheet.png").is_file()
+
+
+def test_the_sums_of_the_objects_are_told(tmp_path: Path) -> None:
+    rows = [_row(0, 0.5, with_picture=False)]
+    text = _Elements(_write(tmp_path, rows, metrics=_metrics(objects=OBJECTS))).text
+    assert "10 frames. An object sounds from 0.5 on" in text
+    assert "true212.100121.200" in text
+    assert "silent212.10010.100" in text
+    assert "<i>dog9805" in text
+    assert "Objects" not in _Elements(_write(tmp_path, rows)).text
+
+
+def test_silent_objects_are_outlined_in_the_column_of_their_sound() -> None:
+    rng, empty = np.random.default_rng(0), np.zeros((40, 40), np.uint8)
+    square = empty.copy()
+    square[10:30, 10:30] = 1
+    arrays = {"frame": rng.integers(0, 9, (40, 40, 3), np.uint8)}
+    arrays |= dict.fromkeys(("truth", "true", "silent", "swapped"), empty)
+    told = arrays | {"true_outlines": empty, "silent_outlines": square, "swapped_outlines": empty}
+    before, after = (
+        np.asarray(_open(contact_sheet([("x", a)], num_classes=2)).convert("RGB"), int)
+        for a in (arrays, told)
+    )
+    changed = np.abs(after - before).sum(axis=2) > 90
+    columns = np.flatnonzero(changed.any(axis=0)) / changed.shape[1]
+    assert 0.6 < columns.min() < columns.max() < 0.8, "the fourth of five"
+    assert changed.sum() > 100
 
 
 def test_the_worst_clips_come_first_and_unlabelled_ones_not(tmp_path: Path) -> None:
