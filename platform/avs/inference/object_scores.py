@@ -44,26 +44,39 @@ def count_objects(found: FoundObjects, frame_valid: np.ndarray) -> dict[str, Any
 
 
 def outlines(found: FoundObjects, frame: int, size_px: tuple[int, int]) -> dict[str, np.ndarray]:
-    """By sound the silent objects of a frame as labels, uint8 [h, w]: 1, 2, ... , 0 elsewhere."""
-    labels = {}
+    """Objects of a frame as labels, uint8 [h, w]: 1, 2, ..., 0 elsewhere.
+
+    ``seen_outlines``: all that is seen with the true sound, in the order of :func:`shown_objects`;
+    ``<sound>_outlines``: the silent ones with each sound.
+    """
+    seen = sorted(found[Condition.TRUE][frame], key=_surest)
+    labels = {"seen_outlines": _labels(seen, size_px)}
     for condition, frames in found.items():
-        silent = tuple(one.rle for one in frames[frame] if not one.sounds)
-        mask = TrackMask(time_s=0.0, size_px=size_px, objects=(), silent=silent)
-        labels[f"{condition.value}_outlines"] = mask.silent_labels()
+        silent = [one for one in frames[frame] if not one.sounds]
+        labels[f"{condition.value}_outlines"] = _labels(silent, size_px)
     return labels
 
 
+def _labels(objects: Sequence[VisibleObject], size_px: tuple[int, int]) -> np.ndarray:
+    codes = tuple(one.rle for one in objects)
+    return TrackMask(time_s=0.0, size_px=size_px, objects=(), silent=codes).silent_labels()
+
+
+def _surest(one: VisibleObject) -> float:
+    return -one.score
+
+
 def shown_objects(found: FoundObjects, frame: int) -> list[dict[str, Any]]:
-    """The objects of a frame, the surest first: category, score, and by sound how much it sounds,
-    None where it is not seen with that sound."""
+    """The objects of a frame, the surest with the true sound first: category, score, and by sound
+    how much it sounds, None where it is not seen with that sound."""
     records: dict[str, dict[str, Any]] = {}
     for condition, frames in found.items():
-        for one in frames[frame]:
+        for one in sorted(frames[frame], key=_surest):
             empty = {"category": one.category, "score": one.score}
             empty["sounding"] = dict.fromkeys((c.value for c in found), None)
             record = records.setdefault(one.category, empty)
             record["sounding"][condition.value] = one.sounding
-    return sorted(records.values(), key=lambda record: -float(record["score"]))
+    return list(records.values())
 
 
 def sum_objects(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from avs import storage
 from avs.inference.scoring import as_numpy, protocol_text
 from avs.metrics import Protocol
 from avs.report.figures import contact_sheet, curves, sound_bars
-from avs.report.objects import object_sums, object_table
+from avs.report.objects import object_legend, object_strip, object_sums
 from avs.report.page import page, picture, table
 from avs.training.run import Run
 
@@ -64,16 +65,18 @@ def _pictures(
     pictures = [
         (row["clip_id"], {k: as_numpy(v) for k, v in row["picture"].items()}) for row in shown
     ]
-    sheet = contact_sheet(pictures, num_classes=num_classes)
-    storage.write_bytes(storage.join(out, "contact_sheet.png"), sheet)
+    draw = partial(contact_sheet, num_classes=num_classes)
     told = "frames, ground truth, predictions"
-    if "shown_objects" not in shown[0]:
+    objects = [row["shown_objects"] for row in shown if "shown_objects" in row]
+    names = [[one["category"] for one in own] for own in objects] or None
+    sheet = draw(pictures, names=names)
+    storage.write_bytes(storage.join(out, "contact_sheet.png"), sheet)
+    if names is None:
         return [("Contact sheet", picture(sheet, told))]
-    body = "".join(
-        picture(contact_sheet([one], num_classes=num_classes), f"{told} of {row['clip_id']}")
-        + object_table(row["shown_objects"])
-        for row, one in zip(shown, pictures, strict=True)
-    )
+    body = object_legend()
+    for one, own, own_names in zip(pictures, objects, names, strict=True):
+        strip = picture(draw([one], names=[own_names]), f"{told} of {one[0]}")
+        body += object_strip(one[0], strip, own)
     return [("Contact sheet", body)]
 
 

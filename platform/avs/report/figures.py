@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from avs.media.drawing import blend_mask, draw_outlines, mask_palette
@@ -21,6 +23,7 @@ COLUMNS = (
     ("silent", "silent"),
     ("swapped", "another clip's sound"),
 )
+_SEEN = ("seen", "objects seen")
 
 
 def curves(history: Sequence[dict[str, Any]]) -> bytes:
@@ -57,36 +60,68 @@ def sound_bars(conditions: dict[str, dict[str, Any]]) -> bytes:
 
 
 def contact_sheet(
-    pictures: Sequence[tuple[str, dict[str, np.ndarray]]], *, num_classes: int
+    pictures: Sequence[tuple[str, dict[str, np.ndarray]]],
+    *,
+    num_classes: int,
+    names: Sequence[Sequence[str]] | None = None,
 ) -> bytes:
     """A row a clip: frame, ground truth, and the prediction under each sound.
 
     ``pictures``: clip id and arrays by column name, ``frame`` uint8 [H, W, 3], others [H, W];
-    ``<column>_outlines``, labels of silent objects, are drawn where they are there.
+    ``<column>_outlines``, labels of silent objects, are drawn where they are there. ``names``: for
+    each clip those of its ``seen_outlines``, which make one more column.
     """
+    columns = COLUMNS if names is None else (*COLUMNS, _SEEN)
     rows = len(pictures)
-    figure = Figure(figsize=(2.0 * len(COLUMNS), 2.1 * rows + 0.3), layout="constrained")
-    grid = figure.subplots(rows, len(COLUMNS), squeeze=False)
+    figure = Figure(figsize=(2.0 * len(columns), 2.1 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, len(columns), squeeze=False)
     palette = mask_palette(num_classes)
-    for axes, (_, title) in zip(grid[0], COLUMNS, strict=True):
+    for axes, (_, title) in zip(grid[0], columns, strict=True):
         axes.set_title(title, fontsize=9)
-    for axes_row, (clip_id, arrays) in zip(grid, pictures, strict=True):
-        for axes, (key, _) in zip(axes_row, COLUMNS, strict=True):
-            image = arrays["frame"]
-            if key != "frame":
-                image = blend_mask(image, arrays[key], palette=palette)
-            if f"{key}_outlines" in arrays:
-                image = draw_outlines(image, arrays[f"{key}_outlines"])
-            axes.imshow(image)
+    own_names = names or [()] * rows
+    for axes_row, (clip_id, arrays), own in zip(grid, pictures, own_names, strict=True):
+        for axes, (key, _) in zip(axes_row, columns, strict=True):
+            axes.imshow(_drawn(arrays, key, palette))
             axes.set(xticks=[], yticks=[])
         axes_row[0].set_ylabel(_short(clip_id), fontsize=7)
+        if own:
+            _write_names(axes_row[-1], arrays["seen_outlines"], own)
     return _png(figure)
+
+
+def _drawn(arrays: dict[str, np.ndarray], key: str, palette: np.ndarray) -> np.ndarray:
+    image = arrays["frame"]
+    if key in arrays and key != "frame":
+        image = blend_mask(image, arrays[key], palette=palette)
+    if f"{key}_outlines" in arrays:
+        image = draw_outlines(image, arrays[f"{key}_outlines"])
+    return image
+
+
+def _write_names(axes: Axes, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Name k in the middle of what label k + 1 shows of its object, one below another's name."""
+    height, width = labels.shape
+    taken: list[tuple[float, float]] = []
+    for label, name in enumerate(names, start=1):
+        rows, columns = np.nonzero(labels == label)
+        if not len(rows):
+            continue
+        y, x = float(rows.mean()), float(columns.mean())
+        while any(abs(y - v) < 0.09 * height and abs(x - u) < 0.4 * width for v, u in taken):
+            y += 0.03 * height
+        taken.append((y, x))
+        shown = axes.text(x, y, _plain(name), color="white", fontsize=8, ha="center", va="center")
+        shown.set(clip_on=True, path_effects=[withStroke(linewidth=1.5, foreground="black")])
 
 
 def _short(clip_id: str) -> str:
     name = clip_id.rpartition("/")[2]
-    # matplotlib would read a pair of dollar signs as mathematics
-    return (name if len(name) <= 24 else name[:21] + "...").replace("$", r"\$")
+    return _plain(name if len(name) <= 24 else name[:21] + "...")
+
+
+def _plain(text: str) -> str:
+    """matplotlib would read a pair of dollar signs as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:

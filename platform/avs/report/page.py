@@ -12,6 +12,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem;
        color: #1b1b1b; background: #fff; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; } th, td { padding: .3rem .9rem; border-bottom: 1px solid #ddd;
        text-align: right; } th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; height: auto; } p.note { color: #666; }

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from avs.inference.conditions import Condition
 from avs.inference.scoring import _text
 from avs.report.evaluation import write_report
-from avs.report.figures import contact_sheet, curves, sound_bars
+from avs.report.figures import _write_names, contact_sheet, curves, sound_bars
 from avs.report.page import page, picture, table
 
 EVIL = "s4/x/<script>alert('$1')</script> & $x_1$ \"é\""
@@ -130,6 +131,7 @@ def _with_objects(index: int) -> dict[str, Any]:
     row = _row(index, 0.5, with_picture=True)
     sounding = {"true": 0.75, "silent": None, "swapped": 0.125}
     row["shown_objects"] = [{"category": "<i>dog", "score": 0.875, "sounding": sounding}]
+    row["picture"]["seen_outlines"] = _text(torch.ones(24, 32, dtype=torch.uint8))
     return row
 
 
@@ -140,14 +142,16 @@ def test_each_picture_stands_beside_the_table_of_its_objects(tmp_path: Path) -> 
     assert "i" not in tags
     strips = [dict(a)["alt"] for tag, a in elements.found if tag == "img"][1:]
     assert strips == [f"frames, ground truth, predictions of {EVIL}{k}" for k in (0, 1)]
-    assert "<i>dog0.8750.750-0.125No object is seen." in elements.text
+    told = elements.text.replace("\n", "")
+    assert f"{EVIL}0objectscore" in told
+    assert f"<i>dog0.8750.750-0.125{EVIL}1No object is seen." in told
     assert (tmp_path / "contact_sheet.png").is_file()
 
 
 def test_the_sums_of_the_objects_are_told(tmp_path: Path) -> None:
     rows = [_row(0, 0.5, with_picture=False)]
     text = _Elements(_write(tmp_path, rows, metrics=_metrics(objects=OBJECTS))).text
-    assert "10 frames. An object sounds from 0.5 on" in text
+    assert "10 frames; an object sounds from 0.5 on" in text
     assert "true212.100121.200" in text
     assert "silent212.10010.100" in text
     assert "<i>dog9805" in text
@@ -169,6 +173,36 @@ def test_silent_objects_are_outlined_in_the_column_of_their_sound() -> None:
     columns = np.flatnonzero(changed.any(axis=0)) / changed.shape[1]
     assert 0.6 < columns.min() < columns.max() < 0.8, "the fourth of five"
     assert changed.sum() > 100
+
+
+def test_the_objects_that_are_seen_get_a_column_with_their_names() -> None:
+    arrays = {name: np.zeros((40, 40), np.uint8) for name in ("truth", "true", "silent", "swapped")}
+    arrays["frame"] = np.full((40, 40, 3), 128, np.uint8)
+    arrays["seen_outlines"] = np.zeros((40, 40), np.uint8)
+    arrays["seen_outlines"][4:18, 4:36] = 1
+    sheets = [
+        np.asarray(
+            _open(contact_sheet([("x", arrays)], num_classes=2, names=[names])).convert("RGB"), int
+        )
+        for names in (["dog"], ["violin"], ["dog", "hidden $x$"])
+    ]
+    plain = _open(contact_sheet([("x", arrays)], num_classes=2))
+    assert sheets[0].shape[1] > plain.width * 1.15
+    changed = np.abs(sheets[0] - sheets[1]).sum(axis=2) > 90
+    rows, columns = (np.flatnonzero(changed.any(axis=k)) / changed.shape[1 - k] for k in (1, 0))
+    assert 5 / 6 < columns.min() < columns.max() < 1
+    assert 0.1 < rows.min() < rows.max() < 0.55, "in the middle of the object"
+    assert np.array_equal(sheets[0], sheets[2]), "nothing of an object, no name"
+
+
+def test_names_of_objects_at_one_place_do_not_cover_each_other() -> None:
+    axes = Figure().subplots()
+    labels = np.zeros((40, 40), np.uint8)
+    labels[10:20, 10:20], labels[12:18, 12:18], labels[14:16, 14:16] = 1, 2, 3
+    _write_names(axes, labels, ["bird", "dog", "cat"])
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == ["bird", "dog", "cat"]
+    assert np.diff(heights).min() >= 0.09 * 40
 
 
 def test_the_worst_clips_come_first_and_unlabelled_ones_not(tmp_path: Path) -> None:
