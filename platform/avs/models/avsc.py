@@ -27,13 +27,38 @@ from avs.models.avsc_silent import Teacher
 from avs.models.backbones import build_backbone
 from avs.models.matching import MatchingCosts
 from avs.models.object_network import ObjectNetwork, ObjectNetworkOptions
+from avs.models.origin import Origin
 from avs.models.pixel_losses import LossConfig
 from avs.models.set_losses import SetLossConfig
 from avs.models.types import ModelInput, ModelOutput, ObjectSets, Truth
 
-__all__ = ["SOUNDING_OBJECT", "AvscOptions", "AvscSegmenter", "SoundHead", "build_avsc"]
+__all__ = [
+    "AVSC_ORIGIN",
+    "SOUNDING_OBJECT",
+    "AvscOptions",
+    "AvscSegmenter",
+    "SoundHead",
+    "build_avsc",
+]
 
 SOUNDING_OBJECT = "sounding object"
+
+AVSC_ORIGIN = Origin(
+    published=(
+        "The method in outline (Audio-Visual Segmentation by Exploring Cross-Modal Mutual "
+        "Semantics, ACM MM 2023): a mask-classification network finds all objects of the "
+        "picture, its objective does not punish visible silent ones, an audio network gives "
+        "category scores, and the sounding map is the sum of the kept queries' masks times "
+        "their category's score. Its published results belong to the authors' code alone."
+    ),
+    reconstructed=(
+        "The network and every size (Mask2Former's decoders), the matching and the weights of "
+        "the losses, the teacher of the silent-object-aware objective, the audio head and its "
+        "multiple-instance loss, what binary masks of several categories teach, the semantic "
+        "output and the recipe: the paper's text could not be had."
+    ),
+    where="not known to be public",
+)
 
 
 @dataclass(kw_only=True, slots=True)

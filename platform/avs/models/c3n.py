@@ -25,14 +25,29 @@ from avs.models.aspp import Aspp
 from avs.models.classified_backbone import build_classified_backbone
 from avs.models.cognitive import attend, class_attention, consensus_scores
 from avs.models.decoder import MaskDecoder
+from avs.models.origin import Origin
 from avs.models.similarity import checked_similarity, load_similarity
 from avs.models.tpavi_stages import STAGES, FusionOptions, build_fusions, fuse_and_decode
 from avs.models.types import ModelInput, ModelOutput
 
-__all__ = ["C3nOptions", "C3nSegmenter", "build_c3n"]
+__all__ = ["C3N_ORIGIN", "C3nOptions", "C3nSegmenter", "build_c3n"]
 
 # What one graph without training holds at most: 16 frames of 224 px, about 3 GB for PVT-v2-b5.
 PIXELS_PER_GRAPH = 16 * 224 * 224
+
+C3N_ORIGIN = Origin(
+    published=(
+        "Consensus inference and attention, network, losses and recipe (Cross-modal Cognitive "
+        "Consensus guided Audio-Visual Segmentation, TMM 2024, and its authors' code)."
+    ),
+    reconstructed=(
+        "The similarity matrix of ImageNet and AudioSet labels was never published: unless "
+        "another one was given, it is ours, made from a sentence encoder. The fusion is "
+        "computed by an exact factorisation. The classes of an audio network are put into "
+        "AudioSet's order, which the authors' code leaves out for BEATs."
+    ),
+    where="https://github.com/ZhaofengSHI/AVS-C3N",
+)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -19,10 +19,16 @@ from torch.nn import functional as F  # noqa: N812
 
 from avs.errors import ConfigError
 from avs.models.backbones import build_backbone
+from avs.models.origin import Origin
 from avs.models.types import ModelInput, ModelOutput
 
-__all__ = ["GatedOptions", "GatedSegmenter", "build_gated"]
+__all__ = ["GATED_ORIGIN", "GatedOptions", "GatedSegmenter", "build_gated"]
 
+GATED_ORIGIN = Origin(
+    published="Nothing: a simple baseline for the published methods to be compared with.",
+    reconstructed="All of it is ours.",
+    where="here",
+)
 NUM_NORM_GROUPS = 8
 
 

@@ -1,7 +1,7 @@
 """Models by name.
 
-A literal table: a new model is one module (an options dataclass and a build function) and one line
-here; the parametrised tests find it.
+A literal table: a new model is one module (an options dataclass, a build function, where it comes
+from) and one line here; the parametrised tests find it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from avs.errors import ConfigError
-from avs.models.avsc import AvscOptions, build_avsc
-from avs.models.c3n import C3nOptions, build_c3n
-from avs.models.ccformer import CcformerOptions, build_ccformer
-from avs.models.gated import GatedOptions, build_gated
-from avs.models.tpavi import TpaviOptions, build_tpavi
+from avs.models.avsc import AVSC_ORIGIN, AvscOptions, build_avsc
+from avs.models.c3n import C3N_ORIGIN, C3nOptions, build_c3n
+from avs.models.ccformer import CCFORMER_ORIGIN, CcformerOptions, build_ccformer
+from avs.models.gated import GATED_ORIGIN, GatedOptions, build_gated
+from avs.models.origin import Origin
+from avs.models.tpavi import TPAVI_ORIGIN, TpaviOptions, build_tpavi
 
 __all__ = [
     "MODELS",
@@ -41,22 +42,26 @@ class NeedsBatch(Protocol):
 class ModelEntry:
     """build(backbone=, backbone_weights=, num_classes=, options=) and the class of ``options``.
 
+    origin: what is published of it and what is ours.
     hears_classes: it needs the AudioSet class scores that some audio networks give.
     names_categories: ``build`` also takes category_names=, a tuple of names, empty if unknown.
     """
 
     build: Callable[..., nn.Module]
     options: type[Any]
+    origin: Origin
     hears_classes: bool = False
     names_categories: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
-    "tpavi": ModelEntry(build=build_tpavi, options=TpaviOptions),
-    "c3n": ModelEntry(build=build_c3n, options=C3nOptions, hears_classes=True),
-    "avsc": ModelEntry(build=build_avsc, options=AvscOptions, names_categories=True),
-    "ccformer": ModelEntry(build=build_ccformer, options=CcformerOptions),
-    "gated": ModelEntry(build=build_gated, options=GatedOptions),
+    "tpavi": ModelEntry(build=build_tpavi, options=TpaviOptions, origin=TPAVI_ORIGIN),
+    "c3n": ModelEntry(build=build_c3n, options=C3nOptions, origin=C3N_ORIGIN, hears_classes=True),
+    "avsc": ModelEntry(
+        build=build_avsc, options=AvscOptions, origin=AVSC_ORIGIN, names_categories=True
+    ),
+    "ccformer": ModelEntry(build=build_ccformer, options=CcformerOptions, origin=CCFORMER_ORIGIN),
+    "gated": ModelEntry(build=build_gated, options=GatedOptions, origin=GATED_ORIGIN),
 }
 
 

@@ -16,10 +16,25 @@ from torch import nn
 
 from avs.models.backbones import build_backbone
 from avs.models.decoder import DilatedNeck, MaskDecoder
+from avs.models.origin import Origin
 from avs.models.tpavi_stages import FusionOptions, build_fusions, fuse_and_decode
 from avs.models.types import ModelInput, ModelOutput
 
-__all__ = ["TpaviOptions", "TpaviSegmenter", "build_tpavi"]
+__all__ = ["TPAVI_ORIGIN", "TpaviOptions", "TpaviSegmenter", "build_tpavi"]
+
+TPAVI_ORIGIN = Origin(
+    published=(
+        "Network, losses and recipe for ResNet-50 and PVT-v2-b5 (AVSBench, ECCV 2022, and its "
+        "semantic extension). For the same weights this model gives the same logits as the "
+        "authors' code, up to rounding."
+    ),
+    reconstructed=(
+        "The backbones are timm's, and the fusion is computed by an exact factorisation. Any "
+        "other backbone, and other values than the recipe's for fusion_stages, fusion_width "
+        "and temporal_group, are ours."
+    ),
+    where="https://github.com/OpenNLPLab/AVSBench",
+)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,15 +1,15 @@
 """The model card that lies in every checkpoint folder.
 
 It keeps three things apart that readers mix up: what the authors published, what had to be
-reconstructed here, and what this one run did. A model says the first two in ``ORIGINS``; a test
-finds a model that is missing there.
+reconstructed here, and what this one run did. The first two are the ``origin`` of the model's entry
+in ``MODELS``.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from avs.media.logmel import Alignment
 from avs.models.audio import AUDIO_NETWORKS
@@ -20,84 +20,7 @@ from avs.training.checkpoint import ClipSpec
 from avs.training.config import LoopConfig, Schedule, TrainConfig
 from avs.training.run import EpochMetrics
 
-__all__ = ["ORIGINS", "Origin", "imported_card", "model_card"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
-    """published: what the paper or its authors' code settles. reconstructed: what is ours.
-    where: the authors' code, which says where their checkpoints are."""
-
-    published: str
-    reconstructed: str
-    where: str
-
-
-ORIGINS: dict[str, Origin] = {
-    "tpavi": Origin(
-        published=(
-            "Network, losses and recipe for ResNet-50 and PVT-v2-b5 (AVSBench, ECCV 2022, and its "
-            "semantic extension). For the same weights this model gives the same logits as the "
-            "authors' code, up to rounding."
-        ),
-        reconstructed=(
-            "The backbones are timm's, and the fusion is computed by an exact factorisation. Any "
-            "other backbone, and other values than the recipe's for fusion_stages, fusion_width "
-            "and temporal_group, are ours."
-        ),
-        where="https://github.com/OpenNLPLab/AVSBench",
-    ),
-    "c3n": Origin(
-        published=(
-            "Consensus inference and attention, network, losses and recipe (Cross-modal Cognitive "
-            "Consensus guided Audio-Visual Segmentation, TMM 2024, and its authors' code)."
-        ),
-        reconstructed=(
-            "The similarity matrix of ImageNet and AudioSet labels was never published: unless "
-            "another one was given, it is ours, made from a sentence encoder. The fusion is "
-            "computed by an exact factorisation. The classes of an audio network are put into "
-            "AudioSet's order, which the authors' code leaves out for BEATs."
-        ),
-        where="https://github.com/ZhaofengSHI/AVS-C3N",
-    ),
-    "avsc": Origin(
-        published=(
-            "The method in outline (Audio-Visual Segmentation by Exploring Cross-Modal Mutual "
-            "Semantics, ACM MM 2023): a mask-classification network finds all objects of the "
-            "picture, its objective does not punish visible silent ones, an audio network gives "
-            "category scores, and the sounding map is the sum of the kept queries' masks times "
-            "their category's score. Its published results belong to the authors' code alone."
-        ),
-        reconstructed=(
-            "The network and every size (Mask2Former's decoders), the matching and the weights of "
-            "the losses, the teacher of the silent-object-aware objective, the audio head and its "
-            "multiple-instance loss, what binary masks of several categories teach, the semantic "
-            "output and the recipe: the paper's text could not be had."
-        ),
-        where="not known to be public",
-    ),
-    "ccformer": Origin(
-        published=(
-            "Three modules and what each is for, as the abstract says (Complementary and "
-            "Contrastive Learning for Audio-Visual Segmentation, TMM 2025): early integration of "
-            "sound and picture on every level in both directions, a transformer of audio queries "
-            "that relates frame and video level, and contrastive learning of both modalities. No "
-            "results table could be retrieved."
-        ),
-        reconstructed=(
-            "How the modules are built: from the same author's later public work, never compared "
-            "with the authors' code. Ours: the losses and their weights, supervision of the "
-            "layers before the last at a quarter of the size, picture embeddings from features "
-            "that no sound was mixed into, and the numbers of queries and layers."
-        ),
-        where="no code of the authors is known here",
-    ),
-    "gated": Origin(
-        published="Nothing: a simple baseline for the published methods to be compared with.",
-        reconstructed="All of it is ours.",
-        where="here",
-    ),
-}
+__all__ = ["imported_card", "model_card"]
 
 
 def model_card(
@@ -144,7 +67,7 @@ def imported_card(
     return f"""{_introduction(model)}
 ## These weights
 
-As published by the authors ({ORIGINS[model.name].where}): imported as they are from the file
+As published by the authors ({MODELS[model.name].origin.where}): imported as they are from the file
 `{official}`, nothing was trained here.
 
 | | |
@@ -165,7 +88,7 @@ def _introduction(model: ModelConfig) -> str:
     """What every card begins with."""
     # The module of a model says which paper it follows.
     summary = (sys.modules[MODELS[model.name].build.__module__].__doc__ or "").strip()
-    origin = ORIGINS[model.name]
+    origin = MODELS[model.name].origin
     return f"""# {model.name} ({model.backbone}, {model.audio_network})
 
 {summary}

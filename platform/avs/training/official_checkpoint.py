@@ -23,9 +23,9 @@ from avs.datasets.avss_metadata import AVSS_CLASSES
 from avs.errors import ConfigError, WeightsError
 from avs.lease import LEASE_NAME, Lease
 from avs.media.logmel import Alignment
-from avs.models import AvsSystem, ModelConfig, build_system, import_official
+from avs.models import MODELS, AvsSystem, ModelConfig, build_system, import_official
 from avs.models.weights import decode_weights, read_weights_bytes, skip_random_init
-from avs.training.card import ORIGINS, imported_card
+from avs.training.card import imported_card
 from avs.training.checkpoint import ClipSpec, save_checkpoint
 from avs.training.config import InferenceConfig
 
@@ -121,7 +121,7 @@ def _read_system(config: ImportConfig, *, model: ModelConfig) -> tuple[AvsSystem
     spec = config.official
     way_out = (
         f"Wanted: the authors' checkpoint of {model.name} with {model.backbone} for "
-        f"{config.data.name}, see {ORIGINS[model.name].where}; give it as official=."
+        f"{config.data.name}, see {MODELS[model.name].origin.where}; give it as official=."
     )
     if "://" not in spec and storage.is_folder(spec):
         raise WeightsError(

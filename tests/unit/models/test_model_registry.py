@@ -38,6 +38,12 @@ def test_a_wrong_value_is_named_with_the_known_ones(
     assert all(word in str(caught.value) for word in words)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_says_what_is_published_and_what_is_ours(name: str) -> None:
+    origin = MODELS[name].origin
+    assert all((origin.published, origin.reconstructed, origin.where))
+
+
 def test_builders_refuse_unknown_names_themselves() -> None:
     with pytest.raises(ConfigError, match=r"known: .*tpavi"):
         build_model("none", backbone="resnet10t", num_classes=1)
