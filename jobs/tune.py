@@ -1,7 +1,9 @@
 r"""Search fusion hyperparameters: the best trial as a YAML for jobs/train.py, and its checkpoint.
 
-Here:
+Here, with the space that configs/tune.yaml has for the model, or with your own:
     python jobs/tune.py data.prepared=DIR out=DIR search.num_trials=8
+    python jobs/tune.py data.prepared=DIR out=DIR model=avsc_tiny \
+        "search.space=[{key: model.options.num_queries, choice: [8, 16]}]"
 On a cluster:
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml -- \
         python jobs/tune.py scale=cluster data.prepared=s3://BUCKET/ms3 out=s3://BUCKET/sweep

@@ -35,6 +35,10 @@ class Dimension:
             if not ordered or (self.loguniform and bounds[0] <= 0):
                 raise ConfigError(f"space {self.key}: {given[0]}={bounds} must be [low, high].")
 
+    def values(self) -> list[Any]:
+        """The choices, or both ends of the range."""
+        return self.choice or self.uniform or self.loguniform or []
+
 
 def apply(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """A copy of a plain configuration with ``values`` (dotted key -> value) set in it.

@@ -49,7 +49,7 @@ def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dic
     Returns the row of the best trial: ``trial``, ``val_j``, ``val_f``, ``epochs``, ``values``.
 
     Raises:
-        ConfigError: the space names an unknown key, or a trial would not fit the cluster.
+        ConfigError: a trial would not fit the cluster.
         AvsError: every trial failed; the message is the first one's.
     """
     out = storage.absolute(config.out)
@@ -64,7 +64,6 @@ def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dic
             gpus_per_worker=config.scale.gpus_per_worker,
         )
     )
-    _check_space(config)
     with Lease(out, job="tune", say=say) as lease:
         for name in ("best.yaml", "checkpoint", "trials.json", "trials", "_tune"):
             storage.remove(storage.join(out, name))
@@ -81,7 +80,7 @@ def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dic
 
 def _run(config: TuneConfig, out: str, owner: str, say: Callable[[str], None]) -> Any:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    base, scale, search = dump(config.train_config()), config.scale, config.search
+    base, scale, search = dump(config.trial_config()), config.scale, config.search
     resources = {"CPU": scale.cpus_per_worker}
     if scale.gpus_per_worker:
         resources["GPU"] = scale.gpus_per_worker
@@ -91,7 +90,7 @@ def _run(config: TuneConfig, out: str, owner: str, say: Callable[[str], None]) -
 
     tuner = tune.Tuner(
         tune.with_resources(trial, resources),
-        param_space={d.key: _domain(d) for d in search.space},
+        param_space={d.key: _domain(d) for d in config.space()},
         tune_config=tune.TuneConfig(
             metric="val_j",
             mode="max",
@@ -197,15 +196,6 @@ def _write_best(config: TuneConfig, out: str, best: dict[str, Any]) -> None:
     source = resolve_checkpoint(storage.join(out, "trials", best["trial"]))
     copy_checkpoint(source, storage.join(out, "checkpoint"))
     storage.write_bytes(storage.join(out, "best.yaml"), (head + text).encode())
-
-
-def _check_space(config: TuneConfig) -> None:
-    """Fail on an unknown key or an impossible choice before any trial starts."""
-    base = dump(config.train_config())
-    for dimension in config.search.space:
-        bounds = dimension.choice or dimension.uniform or dimension.loguniform or []
-        for value in bounds:
-            build(TrainConfig, apply(base, {dimension.key: value}), path="")
 
 
 def _domain(dimension: Dimension) -> Any:

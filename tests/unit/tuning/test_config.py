@@ -1,0 +1,87 @@
+"""The sweep's configuration: each model is searched in a space of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from avs.config import parse
+from avs.errors import ConfigError
+from avs.models import MODELS
+from avs.tuning import TuneConfig
+from avs.tuning.config import SearchConfig
+from avs.tuning.space import Dimension
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+CHOICES = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+RATE = {"key": "train.learning_rate", "loguniform": [1e-4, 1e-2]}
+
+
+def composed(*overrides: str) -> TuneConfig:
+    given = ["data.prepared=p", "out=o", *overrides]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("tune", overrides=given)
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, "weights.pt")
+    return parse(config, TuneConfig)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_model_is_searched_in_its_own_space(choice: str) -> None:
+    config = composed(f"model={choice}")  # refuses a space that does not fit
+    spaces = config.search.spaces
+    assert config.space() == spaces.get(config.model.name, spaces["other"])
+    assert "train.learning_rate" in [dimension.key for dimension in config.space()]
+
+
+def test_no_space_is_of_a_model_that_does_not_exist() -> None:
+    assert set(composed().search.spaces) - set(MODELS) == {"other"}
+
+
+def test_a_space_given_by_hand_goes_before_the_one_of_the_model() -> None:
+    config = composed("model=avsc_tiny", "search.space=[{key:seed,choice:[1,2]}]")
+    assert config.space() == [Dimension(key="seed", choice=[1, 2])]
+
+
+def test_a_model_without_a_space_gets_the_one_of_the_others() -> None:
+    config = composed("model=ccformer_tiny", "~search.spaces.ccformer")
+    assert [dimension.key for dimension in config.space()] == ["train.learning_rate"]
+
+
+def test_a_model_without_any_space_is_told_what_to_give() -> None:
+    search = SearchConfig(
+        num_trials=1, grace_epochs=1, reduction_factor=2, spaces={"tpavi": [Dimension(**RATE)]}
+    )
+    with pytest.raises(ConfigError) as caught:
+        search.space_of("avsc")
+    words = ("model.name=avsc", "there: tpavi", "search.space,", "search.spaces.avsc")
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("space", "reason"),
+    [
+        ("{key:model.options.fusion_stages,choice:[[4]]}", "of avsc: fusion_stages unknown; known"),
+        ("{key:model.options.fusion_width,choice:[32,30]}", "fusion_width=30: .*fusion_width=30"),
+        ("{key:train.epochs,uniform:[0.5,1.5]}", "train.epochs=0.5 is a float"),
+        ("{key:train.lr,choice:[1]}", "space train.lr: lr is not known"),
+    ],
+)
+def test_a_space_that_does_not_fit_is_refused_before_any_trial(space: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        composed("model=avsc_tiny", f"search.space=[{space}]")
+
+
+def test_an_empty_space_of_a_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"search\.spaces\.avsc=\[\] has nothing to search"):
+        composed("search.spaces.avsc=[]")
+
+
+def test_a_trial_is_one_worker() -> None:
+    config: Any = composed("scale.num_workers=3")
+    assert config.trial_config().scale.num_workers == 1
+    assert config.train_config().scale.num_workers == 3
