@@ -29,6 +29,7 @@ from avs.models.matching import MatchingCosts
 from avs.models.object_network import ObjectNetwork, ObjectNetworkOptions
 from avs.models.origin import Origin
 from avs.models.pixel_losses import LossConfig
+from avs.models.real_frames import frames_to_train_on, only, put_back
 from avs.models.set_losses import SetLossConfig
 from avs.models.types import ModelInput, ModelOutput, ObjectSets, Truth
 
@@ -169,16 +170,13 @@ class AvscSegmenter(nn.Module):
     def forward(self, x: ModelInput) -> ModelOutput:
         """Segment every frame; logits at the size of the frames, 0 for padding.
 
-        Training leaves padded frames out; otherwise they are computed like all others, because
-        the Predictor's masks depend on a fixed shape of computation.
+        Training leaves padded frames out, so its predictions are those of the real ones.
         """
         x.check(audio_dim=self.options.audio_dim)
-        real_N = None if x.frame_valid is None else x.frame_valid.flatten()
-        frames_N3HW, sound_logits_BTK = x.frames.flatten(0, 1), self.sound(x.audio_embedding)
-        sound_NK = sound_logits_BTK.flatten(0, 1).sigmoid()
-        if self.training and real_N is not None:
-            frames_N3HW, sound_NK = frames_N3HW[real_N], sound_NK[real_N]
-        maps = self.backbone(frames_N3HW)
+        chosen_N = frames_to_train_on(x, training=self.training)
+        sound_logits_BTK = self.sound(x.audio_embedding)
+        sound_NK = only(sound_logits_BTK.flatten(0, 1).sigmoid(), chosen_N)
+        maps = self.backbone(only(x.frames.flatten(0, 1), chosen_N))
         predictions = self.objects(maps, every_layer=self.training)
         size = (int(x.frames.shape[-2]), int(x.frames.shape[-1]))
         logits_NKHW = sounding_logits(
@@ -189,7 +187,9 @@ class AvscSegmenter(nn.Module):
         teacher = None
         if self.training and self.teacher is not None:
             teacher = self.teacher.look(self.objects, maps)
-        logits_NKHW = _with_padding(logits_NKHW, real_N)
+        logits_NKHW = put_back(logits_NKHW, chosen_N)
+        if x.frame_valid is not None:
+            logits_NKHW = logits_NKHW * x.frame_valid.reshape(-1, 1, 1, 1).to(logits_NKHW.dtype)
         return ModelOutput(
             logits=logits_NKHW.reshape(*x.frames.shape[:2], *logits_NKHW.shape[1:]),
             objects=ObjectSets(
@@ -250,14 +250,3 @@ def _check_names(names: Sequence[str], num_classes: int, options: AvscOptions) -
             f"model.category_names holds {len(names)} names, model.num_classes={num_classes} has "
             f"{num_classes - 1} classes beside the background: leave category_names out"
         )
-
-
-def _with_padding(logits_NKHW: Tensor, real_N: Tensor | None) -> Tensor:
-    """Logits of real or of all frames -> of all frames, 0 where one is padding."""
-    if real_N is None:
-        return logits_NKHW
-    if len(logits_NKHW) < len(real_N):
-        whole = logits_NKHW.new_zeros(len(real_N), *logits_NKHW.shape[1:])
-        whole[real_N] = logits_NKHW
-        return whole
-    return logits_NKHW * real_N.view(-1, 1, 1, 1).to(logits_NKHW.dtype)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from avs.errors import ConfigError, WeightsError
 from avs.models.onednn_linear import is_worthwhile, use_onednn
-from avs.models.swin import is_swin, swin_stage
+from avs.models.swin import is_swin, swin_patches, swin_stage
 from avs.models.weights import fetch_from_hub, load_weights, name_some, not_finite
 
 __all__ = [
@@ -83,7 +83,7 @@ class SwinBackbone(TimmBackbone):
     def features(self, x_N3HW: Tensor) -> list[Tensor]:
         """The outputs of the four stages, [N, h, w, C]."""
         net: Any = self.net
-        features, x_NhwC = [], net.patch_embed(x_N3HW)
+        features, x_NhwC = [], swin_patches(net, x_N3HW)
         for name, stage in net.items():
             if name.startswith("layers_"):
                 x_NhwC = swin_stage(stage, x_NhwC, always_shift=False)

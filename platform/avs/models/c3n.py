@@ -26,6 +26,7 @@ from avs.models.classified_backbone import build_classified_backbone
 from avs.models.cognitive import attend, class_attention, consensus_scores
 from avs.models.decoder import MaskDecoder
 from avs.models.origin import Origin
+from avs.models.real_frames import frames_to_train_on, only, put_back
 from avs.models.similarity import checked_similarity, load_similarity
 from avs.models.tpavi_stages import STAGES, FusionOptions, build_fusions, fuse_and_decode
 from avs.models.types import ModelInput, ModelOutput
@@ -108,15 +109,18 @@ class C3nSegmenter(nn.Module):
                 "c3n needs the sound's class scores: take a model.audio_network that gives them"
             )
         x.check(audio_dim=self.options.audio_dim)
-        maps, scores_N1000 = self._look(x.frames.flatten(0, 1), x.audio_logits.flatten(0, 1))
+        chosen_N = frames_to_train_on(x, training=self.training and self.options.mask_padding)
+        maps, scores = self._look(
+            only(x.frames.flatten(0, 1), chosen_N), only(x.audio_logits.flatten(0, 1), chosen_N)
+        )
         output = fuse_and_decode(
-            (neck(map_NChw) for neck, map_NChw in zip(self.necks, maps, strict=True)),
+            (neck(put_back(seen, chosen_N)) for neck, seen in zip(self.necks, maps, strict=True)),
             x,
             fusions=self.fusions,
             decoder=self.decoder,
             options=self.options,
         )
-        output.consensus = scores_N1000.reshape(*x.frames.shape[:2], -1)
+        output.consensus = put_back(scores, chosen_N).reshape(*x.frames.shape[:2], -1)
         return output
 
     # Not compiled: a compiled graph cannot be differentiated to a map in its middle.

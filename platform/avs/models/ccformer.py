@@ -29,6 +29,7 @@ from avs.models.origin import Origin
 from avs.models.pixel_decoder import LevelProjections
 from avs.models.pixel_losses import LossConfig, LossKind
 from avs.models.query_mask_head import QueryMaskHead
+from avs.models.real_frames import frames_to_train_on, only, put_back
 from avs.models.temporal_pixels import NUM_ENCODED_LEVELS, TemporalPixelDecoder
 from avs.models.types import ModelInput, ModelOutput, Truth
 
@@ -193,7 +194,9 @@ class CcformerSegmenter(nn.Module):
         """
         x.check(audio_dim=self.options.audio_dim)
         size = (int(x.frames.shape[-2]), int(x.frames.shape[-1]))
-        maps = self.projections(self.backbone(x.frames.flatten(0, 1)))
+        chosen_N = frames_to_train_on(x, training=self.training)
+        seen_maps = self.backbone(only(x.frames.flatten(0, 1), chosen_N))
+        maps = self.projections([put_back(seen_NChw, chosen_N) for seen_NChw in seen_maps])
         audio_BTC = self.audio(x.audio_embedding)
         levels, heard_BTC = self.early(maps, audio_BTC, frame_valid=x.frame_valid)
         seen = self.pixels(levels, heard_BTC, frame_valid=x.frame_valid)

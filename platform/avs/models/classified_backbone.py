@@ -29,7 +29,13 @@ from avs.models.backbones import (
 )
 from avs.models.classified_base import ClassifiedBackbone, ClassifiedMaps
 from avs.models.onednn_linear import is_worthwhile, use_onednn
-from avs.models.swin import is_index_buffer, is_swin, swin_names_to_timm, swin_stage
+from avs.models.swin import (
+    is_index_buffer,
+    is_swin,
+    swin_names_to_timm,
+    swin_patches,
+    swin_stage,
+)
 
 __all__ = ["build_classified_backbone"]
 
@@ -90,7 +96,7 @@ class ClassifiedSwin(ClassifiedBackbone):
 
     def first_block(self, x_N3HW: Tensor) -> Tensor:
         """[N, h, w, C] at stride 4."""
-        return swin_stage(self.net.layers[0], self.net.patch_embed(x_N3HW), always_shift=True)
+        return swin_stage(self.net.layers[0], swin_patches(self.net, x_N3HW), always_shift=True)
 
     def classified(self, first: Tensor) -> ClassifiedMaps:
         """A stage starts from the un-normed output of the stage before."""

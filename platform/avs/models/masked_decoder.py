@@ -68,8 +68,12 @@ class LearnedQueries(nn.Module):
         self.positions = nn.Parameter(torch.randn(num_queries, width))
 
     def forward(self, num_examples: int) -> Tensor:
-        """Content for every example: [N, Q, C]."""
-        return self.content.expand(num_examples, -1, -1)
+        """Content for every example: [N, Q, C].
+
+        Copied: a view of a parameter claims a gradient under no_grad too, where it has none, and
+        torch's counter of operations stops at such a tensor.
+        """
+        return self.content.repeat(num_examples, 1, 1)
 
 
 class PredictionHeads(nn.Module):

@@ -19,7 +19,7 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-__all__ = ["is_index_buffer", "is_swin", "swin_names_to_timm", "swin_stage"]
+__all__ = ["is_index_buffer", "is_swin", "swin_names_to_timm", "swin_patches", "swin_stage"]
 
 HIDDEN = -100.0  # the published value: what a masked pair gets before the softmax
 
@@ -27,6 +27,17 @@ HIDDEN = -100.0  # the published value: what a masked pair gets before the softm
 def is_swin(name: str) -> bool:
     """Whether timm's network of this name is made of the blocks handled here (not Swin v2)."""
     return name.startswith("swin_")
+
+
+def swin_patches(net: Any, x_N3HW: Tensor) -> Tensor:
+    """timm's embedding of patches at any size: [N, h, w, C].
+
+    Sides that no patch divides get zeros at the right and below, as in the authors' code.
+    """
+    height, width = net.patch_embed.patch_size
+    padding = (0, -x_N3HW.shape[-1] % width, 0, -x_N3HW.shape[-2] % height)
+    patches_NhwC: Tensor = net.patch_embed(F.pad(x_N3HW, padding))
+    return patches_NhwC
 
 
 def swin_stage(stage: Any, x_NhwC: Tensor, *, always_shift: bool) -> Tensor:

@@ -129,6 +129,8 @@ def build_system(config: ModelConfig) -> AvsSystem:
         )
     if "audio_dim" in option_names(config.name):
         options["audio_dim"] = given
+    if not options.get("use_audio", True):  # nothing listens: DDP must not wait for its gradients
+        audio.requires_grad_(False)
     segmenter = build_model(
         config.name,
         backbone=config.backbone,

@@ -17,6 +17,7 @@ from torch import nn
 from avs.models.backbones import build_backbone
 from avs.models.decoder import DilatedNeck, MaskDecoder
 from avs.models.origin import Origin
+from avs.models.real_frames import frames_to_train_on, only, put_back
 from avs.models.tpavi_stages import FusionOptions, build_fusions, fuse_and_decode
 from avs.models.types import ModelInput, ModelOutput
 
@@ -72,9 +73,10 @@ class TpaviSegmenter(nn.Module):
         Raises ValueError where the shapes of ``x`` do not belong together.
         """
         x.check(audio_dim=self.options.audio_dim if self.options.use_audio else None)
-        maps = self.backbone(x.frames.flatten(0, 1))
+        chosen_N = frames_to_train_on(x, training=self.training and self.options.mask_padding)
+        maps = self.backbone(only(x.frames.flatten(0, 1), chosen_N))
         return fuse_and_decode(
-            (neck(map_NChw) for neck, map_NChw in zip(self.necks, maps, strict=True)),
+            (neck(put_back(seen, chosen_N)) for neck, seen in zip(self.necks, maps, strict=True)),
             x,
             fusions=self.fusions,
             decoder=self.decoder,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from avsc_cases import tiny, truth_of, two_objects
+from avsc_cases import tiny
+from model_cases import truth_of, two_objects
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 

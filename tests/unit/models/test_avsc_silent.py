@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from avsc_cases import tiny, two_objects
+from avsc_cases import tiny
+from model_cases import two_objects
 
 from avs.losses import LossConfig, total_loss
 from avs.models.avsc_silent import Teacher, mask_overlap, silent_weight

@@ -12,11 +12,10 @@ import pytest
 import torch
 from c3n_cases import BACKBONES, filled_c3n, official_clip, small_c3n, small_clip
 from official_fill import load_npz
-from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from avs.errors import ConfigError
-from avs.models import ModelInput, ModelOutput, build_model, c3n
+from avs.models import ModelOutput, c3n
 
 
 @pytest.fixture(scope="module")
@@ -253,56 +252,6 @@ def test_the_sound_chooses_what_is_attended_to() -> None:
         assert int(output.consensus.argmax()) == row
         logits.append(output.logits)
     assert not torch.allclose(*logits)
-
-
-def with_padding(x: ModelInput, num_frames: int) -> ModelInput:
-    def padded(value: Tensor) -> Tensor:
-        filler = torch.full((len(value), num_frames, *value.shape[2:]), 0.7)
-        return torch.cat([value, filler.to(value.dtype)], dim=1)
-
-    assert x.audio_logits is not None
-    real = x.frames.shape[1]
-    valid = (torch.arange(real + num_frames) < real).expand(len(x.frames), -1)
-    return ModelInput(
-        frames=padded(x.frames),
-        audio_embedding=padded(x.audio_embedding),
-        audio_logits=padded(x.audio_logits),
-        frame_valid=valid,
-    )
-
-
-@pytest.mark.parametrize("name", ["tpavi", "c3n"])
-@pytest.mark.parametrize("mask_padding", [True, False])
-@torch.no_grad()
-def test_padding_changes_nothing_if_masked(name: str, mask_padding: bool) -> None:
-    torch.manual_seed(0)
-    model = build_model(
-        name, backbone="test_resnet", num_classes=1, fusion_width=16, mask_padding=mask_padding
-    ).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-    x = small_clip(num_frames=3)
-    alone, padded = model(x), model(with_padding(x, 2))
-    same = torch.allclose(padded.logits[:, :3], alone.logits, atol=1e-5)
-    assert same == mask_padding
-    assert float(padded.logits[:, 3:].abs().max()) == 0.0
-    for projected, expected in zip(padded.projected_audio, alone.projected_audio, strict=True):
-        torch.testing.assert_close(projected[:, :3], expected)
-
-
-@torch.no_grad()
-def test_masked_padding_may_differ_between_clips() -> None:
-    model, x = small_c3n(mask_padding=True), small_clip(num_clips=3, num_frames=3)
-    x.frame_valid = torch.tensor([[True, True, True], [True, False, True], [False] * 3])
-    output: ModelOutput = model(x)
-    kept = ModelInput(
-        frames=x.frames[1:2, ::2],
-        audio_embedding=x.audio_embedding[1:2, ::2],
-        audio_logits=x.audio_logits[1:2, ::2],  # type: ignore[index]
-    )
-    torch.testing.assert_close(output.logits[1, ::2], model(kept).logits[0], atol=1e-5, rtol=0)
-    assert float(output.logits[2].abs().max()) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,63 +1,31 @@
-"""CCFormer as a whole: any clip and picture, padding, order of queries, switches, learning."""
+"""What is CCFormer's alone; test_every_model.py has what it shares with the others."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ccformer_cases import TINY, clips, overlap, tiny, truth
-from small_configs import model_config
-from torch import Tensor
+from ccformer_cases import tiny, truth
+from model_cases import BINARY, case_of, clips
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from avs.errors import ConfigError
 from avs.losses import total_loss
-from avs.models import ModelInput, ModelOutput, build_model, build_system
+from avs.models import ModelInput, ModelOutput, build_model
 from avs.models.ccformer import CcformerOptions
-from avs.models.export import export_program
-from avs.models.pixel_losses import LossConfig, LossKind
 
-BINARY, SEMANTIC = LossConfig(dice_weight=1.0), LossConfig(kind=LossKind.SEMANTIC)
-SWITCHED_OFF: list[dict[str, Any]] = [
-    {},
-    {"num_eim_levels": 0},
-    {"num_eim_levels": 2},
-    {"use_frame_level": False},
-    {"use_video_level": False},
-    {"bcl_weight": 0.0},
-    {"aux_weight": 0.0},
-    {"num_decoder_layers": 1},
-    {"num_extra_levels": 1, "num_eim_levels": 5},
-    {"num_eim_levels": 0, "use_frame_level": False, "bcl_weight": 0.0},
-]
-# Zero at the start by design: all keys get the same amount, which a softmax does not see; the
-# weights of deformable attention start at 0, so nothing depends on what a query is.
-ZERO_AT_START = ("key.bias", "encoder.level_embedding")
+SWITCHED_OFF: list[dict[str, Any]] = [{}, *case_of("ccformer").switches]
 
 
-@pytest.mark.parametrize("num_frames", [1, 5, 10])
-@pytest.mark.parametrize("size", [(64, 64), (32, 96), (160, 64)])
+@pytest.mark.parametrize("size", [(64, 64), (70, 101)])
 @torch.no_grad()
-def test_any_number_of_frames_and_any_picture(num_frames: int, size: tuple[int, int]) -> None:
-    x = clips(num_frames=num_frames, size=size)
-    for model in (tiny(), tiny(num_extra_levels=2, num_eim_levels=6)):
-        output: ModelOutput = model.eval()(x)
-        assert output.logits.shape == (2, num_frames, 1, *size)
-        assert bool(output.logits.isfinite().all())
-        assert float(output.logits.std()) > 0.0
-
-
-@torch.no_grad()
-def test_a_minute_of_frames() -> None:
-    x = clips(1, num_frames=60, size=(32, 32))
-    assert tiny().eval()(x).logits.shape == (1, 60, 1, 32, 32)
-
-
-@torch.no_grad()
-def test_sides_that_32_does_not_divide() -> None:
-    assert tiny().eval()(clips(size=(70, 101))).logits.shape[-2:] == (70, 101)
+def test_levels_may_get_as_small_as_a_pixel(size: tuple[int, int]) -> None:
+    model = tiny(num_extra_levels=2, num_eim_levels=6).eval()
+    logits = model(clips(size=size)).logits
+    assert logits.shape == (2, 3, 1, *size)
+    assert bool(logits.isfinite().all())
+    assert float(logits.std()) > 0.0
 
 
 @pytest.mark.parametrize("num_classes", [1, 71])
@@ -84,35 +52,6 @@ def test_embeddings_have_length_1_and_the_scale_starts_at_the_temperature() -> N
     assert tiny(bcl_weight=0.0)(clips()).embeddings is None
 
 
-@pytest.mark.parametrize("options", SWITCHED_OFF, ids=str)
-@torch.no_grad()
-def test_padding_changes_nothing(options: dict[str, Any]) -> None:
-    model, short = tiny(**options).eval(), clips()
-    expected: ModelOutput = model(short)
-    for num_padded, value in ((1, 0.0), (2, 5.0)):
-        longer = _padded(short, num_padded, value=value)
-        output: ModelOutput = model(longer)
-        torch.testing.assert_close(output.logits[:, :3], expected.logits, atol=1e-5, rtol=1e-5)
-        assert not output.logits[:, 3:].any()
-        if output.embeddings is not None and expected.embeddings is not None:
-            for ours, wanted in zip(output.embeddings[:2], expected.embeddings[:2], strict=True):
-                torch.testing.assert_close(ours[:, :3], wanted, atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_padding_in_one_clip_of_two_leaves_both_as_they_are() -> None:
-    model, both = tiny().eval(), clips(num_frames=4)
-    both.frame_valid = torch.tensor([[True] * 4, [True, True, False, False]])
-    output: ModelOutput = model(both)
-    for clip, num_frames in ((0, 4), (1, 2)):
-        alone = ModelInput(
-            frames=both.frames[clip : clip + 1, :num_frames],
-            audio_embedding=both.audio_embedding[clip : clip + 1, :num_frames],
-        )
-        expected = model(alone).logits[0]
-        torch.testing.assert_close(output.logits[clip, :num_frames], expected, atol=1e-5, rtol=1e-5)
-
-
 @torch.no_grad()
 def test_a_clip_of_padding_alone_is_finite() -> None:
     x = clips()
@@ -134,18 +73,6 @@ def test_the_order_of_queries_changes_nothing(options: dict[str, Any]) -> None:
     combine.weight.copy_(combine.weight[:, order])
     torch.testing.assert_close(model(x).logits, expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(half_way, expected, atol=1e-5), "queries do not matter"
-
-
-@pytest.mark.parametrize("options", SWITCHED_OFF, ids=str)
-def test_every_parameter_is_trained(options: dict[str, Any]) -> None:
-    """Also with a part switched off: a parameter that nothing uses would stop DDP."""
-    model, x = tiny(**options), clips()
-    total_loss(model, model(x), truth(x), config=BINARY)["loss"].backward()
-    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert unused == []
-    zero = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.any()]
-    assert [n for n in zero if not n.endswith(ZERO_AT_START)] == []
-    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
 def test_what_is_switched_off_has_no_parameters() -> None:
@@ -194,42 +121,6 @@ def test_it_compiles_to_one_graph() -> None:
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x).logits, model(x).logits, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.full
-# torch.export.load reads weights from an immutable buffer that it copies afterwards (torch 2.11)
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
-def test_it_can_be_exported(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    system = build_system(model_config(name="ccformer", options=TINY)).eval()
-    export_program(system, str(tmp_path / "model.pt2"), num_frames=2, size_px=(64, 96))
-    loaded = torch.export.load(tmp_path / "model.pt2").module()
-    frames = torch.randint(0, 256, (1, 2, 3, 64, 96), dtype=torch.uint8)
-    sound = torch.randn(1, 2, 1, 96, 64) - 2.0
-    with torch.no_grad():
-        expected = system(frames, sound).logits
-        torch.testing.assert_close(loaded(frames, sound), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("num_classes", "num_steps"), [(1, 30), (5, 70)])
-def test_a_batch_is_learnt_and_bfloat16_keeps_it(num_classes: int, num_steps: int) -> None:
-    model = tiny(num_classes=num_classes, fusion_width=32, num_heads=4)
-    x = clips(size=(64, 64))
-    config, target = (BINARY if num_classes == 1 else SEMANTIC), truth(x, num_classes=num_classes)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(num_steps):
-        losses = total_loss(model, model(x), target, config=config)
-        optimizer.zero_grad()
-        losses["loss"].backward()
-        optimizer.step()
-    with torch.no_grad():
-        exact = model(x).logits
-        with torch.autocast("cpu", torch.bfloat16):
-            half = model(x).logits
-    assert overlap(exact, target.masks) > 0.9, losses
-    assert overlap(half.float(), target.masks) > 0.9, losses
-    error = float((half - exact).norm() / exact.norm())
-    assert 0.0 < error < 0.08, error
 
 
 def test_bfloat16_is_finite_and_its_losses_are_near() -> None:
@@ -291,20 +182,6 @@ def test_the_shapes_of_the_specification() -> None:
 def test_options_out_of_range_are_named(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         CcformerOptions(**bad)
-
-
-def _padded(x: ModelInput, num_padded: int, *, value: float) -> ModelInput:
-    batch, num_frames = x.frames.shape[:2]
-
-    def longer(tensor: Tensor) -> Tensor:
-        return torch.cat((tensor, torch.full_like(tensor[:, :num_padded], value)), dim=1)
-
-    valid = torch.arange(num_frames + num_padded) < num_frames
-    return ModelInput(
-        frames=longer(x.frames),
-        audio_embedding=longer(x.audio_embedding),
-        frame_valid=valid.expand(batch, -1),
-    )
 
 
 def _remember(model: Any, seen: dict[str, Any], *names: str) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from ccformer_cases import clips, tiny, truth
+from ccformer_cases import tiny, truth
+from model_cases import clips
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from ccformer_cases import clips, tiny, truth
+from ccformer_cases import tiny, truth
+from model_cases import clips
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.parallel import DistributedDataParallel
 
 from avs.errors import ConfigError
 from avs.losses import LossConfig, total_loss
+from avs.models import ModelInput
 from avs.models.contrastive import (
     MAX_LOGIT_SCALE,
     ContrastiveHeads,
@@ -198,7 +200,7 @@ def objective_of(mine: slice) -> Tensor:
     model.training = True
     target = truth(x)
     target.mask_valid[0, 1:] = False  # ranks have different numbers of labelled frames
-    x.frames, x.audio_embedding = x.frames[mine], x.audio_embedding[mine]
+    x = ModelInput(frames=x.frames[mine], audio_embedding=x.audio_embedding[mine])
     for key in ("masks", "mask_valid", "videos"):
         setattr(target, key, getattr(target, key)[mine])
     ddp = DistributedDataParallel(model) if dist.is_initialized() else model

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from model_cases import small_model
 from small_configs import model_config
 
 from avs.errors import ConfigError
@@ -20,7 +21,6 @@ from avs.models import (
     AvsSystem,
     ModelInput,
     build_audio_network,
-    build_model,
     build_system,
 )
 from avs.models.system import frame_waveforms, with_log_offset
@@ -161,7 +161,7 @@ def test_a_network_changed_later_to_one_without_classes_is_refused_too() -> None
 def test_a_model_that_cannot_do_without_class_scores_is_refused_before_it_is_built(
     name: str,
 ) -> None:
-    model = build_model(name, backbone="test_resnet", num_classes=1, fusion_width=16).eval()
+    model = small_model(name).eval()
     x = ModelInput(frames=torch.zeros(1, 1, 3, 64, 64), audio_embedding=torch.zeros(1, 1, 128))
     try:
         config = model_config(name=name, audio_network="small")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from model_cases import small_model
 
 from avs.errors import ConfigError
-from avs.losses import LossConfig, total_loss
-from avs.models import MODELS, ModelInput, ModelOutput, Truth, build_model
+from avs.models import MODELS, ModelInput, ModelOutput, build_model
 from avs.models.tpavi import TpaviSegmenter
 
 
@@ -31,19 +31,6 @@ def clip(*, num_frames: int = 4, size: tuple[int, int] = (64, 64)) -> ModelInput
         audio_embedding=torch.randn(2, num_frames, 128, generator=generator),
         audio_logits=torch.randn(2, num_frames, 527, generator=generator),
     )
-
-
-@pytest.mark.parametrize("num_frames", range(1, 8))
-@torch.no_grad()
-def test_any_number_of_frames(num_frames: int) -> None:
-    output = tiny()(clip(num_frames=num_frames))
-    assert output.logits.shape == (2, num_frames, 2, 64, 64)
-
-
-@pytest.mark.parametrize("size", [(64, 96), (70, 101), (33, 64)])
-@torch.no_grad()
-def test_logits_have_the_size_of_the_frames(size: tuple[int, int]) -> None:
-    assert tiny()(clip(num_frames=1, size=size)).logits.shape[-2:] == size
 
 
 @pytest.mark.parametrize(
@@ -70,7 +57,7 @@ def test_other_backbones_and_sizes(backbone: str) -> None:
 def test_shapes_that_do_not_belong_together_are_told(
     name: str, changes: dict[str, tuple[int, ...]], message: str
 ) -> None:
-    model = build_model(name, backbone="test_resnet", num_classes=1, fusion_width=16)
+    model = small_model(name)
     x = replace(clip(), **{field: torch.ones(shape) for field, shape in changes.items()})
     with pytest.raises(ValueError, match=message):
         model(x)
@@ -125,24 +112,6 @@ def test_padded_frames_have_zero_logits_and_maps() -> None:
     assert all(float(fused[1, 2:].abs().max()) == 0.0 for fused in output.fused_maps)
     plain = tiny()(clip())
     assert torch.equal(output.logits[0], plain.logits[0])
-
-
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
-    for options in ({}, {"use_audio": False} if name == "tpavi" else {}):
-        model = build_model(name, backbone="resnet10t", num_classes=1, fusion_width=16, **options)
-        truth = Truth(
-            masks=torch.randint(0, 2, (2, 2, 64, 64), dtype=torch.uint8),
-            mask_valid=torch.ones(2, 2, dtype=torch.bool),
-            frame_valid=None,
-            categories=None,
-            videos=torch.arange(2),
-            seed=0,
-        )
-        losses = total_loss(model, model(clip(num_frames=2)), truth, config=LossConfig())
-        losses["loss"].backward()
-        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert without == []
 
 
 @pytest.mark.parametrize(
