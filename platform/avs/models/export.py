@@ -127,7 +127,7 @@ def _program(
         raise ConfigError(
             f"{type(system.segmenter).__name__} takes a gradient inside its forward, which "
             "torch.export and ONNX cannot hold: use its checkpoint with the Predictor, or export "
-            "a tpavi model"
+            "another model"
         )
     was_training = system.training
     example = _example(system, num_frames=num_frames, size_px=size_px, num_clips=num_clips)

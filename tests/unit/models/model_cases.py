@@ -43,7 +43,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     able: dict[str, Any] = field(default_factory=dict)
     rate: float = 3e-3
-    num_steps: tuple[int, int] = (70, 70)
+    num_steps: tuple[int, int] = (120, 120)
     switches: tuple[dict[str, Any], ...] = ()
     binary_switches: tuple[dict[str, Any], ...] = ()
     unpadded: dict[str, Any] = field(default_factory=dict)
@@ -76,12 +76,14 @@ CASES = {
     ),
     "avsc": Case(
         options=AVSC_OPTIONS,
+        num_steps=(70, 70),
         switches=({"silent_object_aware": False}, {"aggregate": "noisy_or"}),
         binary_switches=({"categories": False},),
     ),
     "ccformer": Case(
         options=CCFORMER_OPTIONS,
         able={"fusion_width": 32, "num_heads": 4},
+        num_steps=(70, 70),
         switches=(
             {"num_eim_levels": 0},
             {"num_eim_levels": 2},
