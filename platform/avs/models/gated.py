@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from avs.errors import ConfigError
 from avs.models.backbones import build_backbone
 from avs.models.origin import Origin
+from avs.models.real_frames import frames_to_train_on, only, put_back
 from avs.models.types import ModelInput, ModelOutput
 
 __all__ = ["GATED_ORIGIN", "GatedOptions", "GatedSegmenter", "build_gated"]
@@ -92,14 +93,19 @@ class GatedSegmenter(nn.Module):
     def forward(self, x: ModelInput) -> ModelOutput:
         """Segment every frame by itself; logits at the size of the frames, 0 for padding."""
         x.check(audio_dim=self.options.audio_dim)
-        maps = self.backbone(x.frames.flatten(0, 1))
+        chosen_N = frames_to_train_on(x, training=self.training)
+        maps = self.backbone(only(x.frames.flatten(0, 1), chosen_N))
         *finer, map_NChw = (lateral(one) for lateral, one in zip(self.laterals, maps, strict=True))
         for finer_NChw in reversed(finer):
             map_NChw = finer_NChw + F.interpolate(map_NChw, size=finer_NChw.shape[-2:])
-        heard_NChw = self.gate(self.smooth(map_NChw), x.audio_embedding.flatten(0, 1))
+        audio_ND = only(x.audio_embedding.flatten(0, 1), chosen_N)
         logits_NKHW = F.interpolate(
-            self.head(heard_NChw), size=x.frames.shape[-2:], mode="bilinear", align_corners=False
+            self.head(self.gate(self.smooth(map_NChw), audio_ND)),
+            size=x.frames.shape[-2:],
+            mode="bilinear",
+            align_corners=False,
         )
+        logits_NKHW = put_back(logits_NKHW, chosen_N)
         if x.frame_valid is not None:
             logits_NKHW = logits_NKHW * x.frame_valid.reshape(-1, 1, 1, 1).to(logits_NKHW.dtype)
         return ModelOutput(logits=logits_NKHW.reshape(*x.frames.shape[:2], *logits_NKHW.shape[1:]))
