@@ -1,8 +1,9 @@
-r"""Measure a stage beside a bare loop or the published form, interleaved: medians with spread.
+r"""Measure a stage beside a bare loop or the published form, or what every model costs, in turns.
 
 Here (quick=true for a smoke run; videos=DIR for your own instead of synthetic ones):
     python jobs/benchmark.py stage=prepare num_clips=600 "out='outputs/benchmark'"
-    python jobs/benchmark.py stage=models "models.cases=[step,forward]" models.num_threads=2
+    python jobs/benchmark.py stage=models "models.cases=[step,forward]" models.cost=false
+    python jobs/benchmark.py stage=models "models.cases=[]" repeats=3  # the cost table alone
 On a cluster it measures the head node:
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml \
         --entrypoint-num-cpus 2 -- python jobs/benchmark.py stage=prepare out=/tmp/benchmark

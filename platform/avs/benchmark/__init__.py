@@ -12,13 +12,13 @@ __all__ = ["BenchmarkConfig", "ModelsConfig", "Stage", "run_benchmark"]
 def run_benchmark(config: BenchmarkConfig, *, jobs: Path) -> str:
     """Measure the stage of ``config``; writes below ``config.out`` and returns the markdown.
 
-    ``jobs`` is the folder of the jobs. Raises ConfigError for an unknown contender or case,
-    AvsError when a contender fails.
+    ``jobs`` is the folder of the jobs, beside that of the configurations. Raises ConfigError for an
+    unknown contender, case or model, AvsError when a contender fails.
     """
     if config.stage is Stage.MODELS:
         from avs.benchmark.models import benchmark_models  # torch: only where it is measured
 
-        return benchmark_models(config)
+        return benchmark_models(config, configs=jobs.parent / "configs")
     from avs.benchmark.prepare import benchmark_prepare
 
     return benchmark_prepare(config, jobs=jobs)

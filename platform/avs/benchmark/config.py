@@ -19,12 +19,14 @@ class Stage(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class ModelsConfig:
-    """Stage ``models``: the network, and how each child process runs it.
+    """Stage ``models``: the networks, and how each child process runs them.
 
-    ``image_size_px`` is the base size; cases of other sizes scale it. ``pairs`` interleaved runs of
-    ours and the published form give a ratio each. ``num_threads`` of torch in a child. A contender
-    whose N x N matrices need more than ``memory_limit_gb`` (10^9 bytes) is not started. ``cases``
-    keeps only some of the stage's.
+    ``image_size_px`` is the base size; cases of other sizes scale it. ``num_threads`` of torch in a
+    child.
+    Cases: on ``backbone`` with ``fusion_width``; ``pairs`` interleaved runs of ours and the
+    published form give a ratio each; a contender whose N x N matrices need more than
+    ``memory_limit_gb`` (10^9 bytes) is not started; ``cases`` keeps only some, [] none.
+    Cost table: made where ``cost`` says so, of ``cost_models`` (null: all) on ``backbones``.
     """
 
     backbone: str
@@ -33,6 +35,9 @@ class ModelsConfig:
     pairs: int
     num_threads: int
     memory_limit_gb: float
+    cost: bool
+    backbones: list[str]
+    cost_models: list[str] | None = None
     cases: list[str] | None = None
 
     def __post_init__(self) -> None:
@@ -43,13 +48,17 @@ class ModelsConfig:
             raise ConfigError(f"models.image_size_px={self.image_size_px}: a multiple of 32.")
         if not self.memory_limit_gb > 0:
             raise ConfigError(f"models.memory_limit_gb={self.memory_limit_gb} must be above 0.")
+        for key in ("backbones", "cost_models"):
+            if self.cost and getattr(self, key) == []:
+                raise ConfigError(f"models.{key}=[]: one or more, or models.cost=false.")
 
 
 @dataclass(kw_only=True, slots=True)
 class BenchmarkConfig:
     """What is measured, and how often.
 
-    Stage ``prepare``: ``repeats`` interleaved runs of each contender with ``processes`` workers.
+    ``repeats`` interleaved runs of each contender of stage ``prepare`` and of the cost table.
+    Stage ``prepare``: with ``processes`` workers.
     ``videos`` is a local folder whose videos are repeated up to ``num_clips`` clips (null:
     synthetic ones). ``contenders`` keeps only some of the stage's. Stage ``models`` has its own
     section. ``quick`` runs each contender once on a handful of clips or on a tiny network: a smoke
@@ -75,5 +84,10 @@ class BenchmarkConfig:
             self.num_clips, self.repeats = min(self.num_clips, 8), 1
             self.shard_clips = min(self.shard_clips, 2)
             self.models = replace(
-                self.models, backbone="test_resnet", image_size_px=64, fusion_width=16, pairs=1
+                self.models,
+                backbone="test_resnet",
+                backbones=["test_resnet"],
+                image_size_px=64,
+                fusion_width=16,
+                pairs=1,
             )

@@ -19,7 +19,16 @@ from typing import Any
 from avs import __version__
 from avs.storage import write_bytes, write_json
 
-__all__ = ["Contender", "Figure", "interleave", "machine", "markdown", "summarise", "write_result"]
+__all__ = [
+    "Contender",
+    "Figure",
+    "interleave",
+    "machine",
+    "machine_line",
+    "markdown",
+    "summarise",
+    "write_result",
+]
 
 _PACKAGES = ("ray", "torch", "pyarrow", "numpy", "av", "decord")
 
@@ -101,6 +110,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_line(here: Mapping[str, Any]) -> str:
+    """:func:`machine` as the line under a table."""
+    return ", ".join(f"{key} {value}" for key, value in here.items()) + "\n"
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -120,7 +134,7 @@ def write_result(
     summary = summarise(results)
     here = machine()
     text = markdown(title, summary, what=what)
-    text += f"\n{', '.join(f'{k} {v}' for k, v in here.items())}\n"
+    text += f"\n{machine_line(here)}"
     plain = {name: {k: asdict(f) for k, f in figures.items()} for name, figures in summary.items()}
     write_json(
         f"{out}/benchmark.json",

@@ -122,5 +122,7 @@ def _plain() -> dict[str, object]:
             "pairs": 1,
             "num_threads": 1,
             "memory_limit_gb": 16.0,
+            "cost": False,
+            "backbones": ["test_resnet"],
         },
     }
