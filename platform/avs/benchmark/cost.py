@@ -129,7 +129,7 @@ def _runner(
     """Runs one child after the other; a work that was killed once is not tried again."""
 
     def run(_repeat: int) -> Mapping[str, float]:
-        figures = {}
+        figures: dict[str, float] = {}
         for work in _TIMED:
             where = (*key, work.value)
             if where in killed:
