@@ -12,10 +12,10 @@ On a cluster:
 
 import hydra
 from _launch import connect, run
-from hydra import compose
 from omegaconf import DictConfig
 
 from avs.config import parse
+from avs.overrides import compose_as
 from avs.training import TrainConfig
 from avs.tuning.study_config import StudyConfig
 
@@ -23,10 +23,12 @@ from avs.tuning.study_config import StudyConfig
 @hydra.main(version_base="1.3", config_path="../configs", config_name="study")
 def main(cfg: DictConfig) -> None:
     config = parse(cfg, StudyConfig)
-    # Folders are set by the study; the keys must be there to be parsed.
+    # The study sets the folders; the keys must be there to be parsed.
     shared = ["data.prepared=set-by-the-study", "out=set-by-the-study", *config.overrides]
     variants = {
-        name: parse(compose("train", overrides=[*shared, *own, *config.more]), TrainConfig)
+        name: compose_as(
+            TrainConfig, "train", [*shared, *own, *config.more], key=f"variants.{name}"
+        )
         for name, own in config.variants.items()
     }
     with connect():

@@ -13,12 +13,18 @@ import shlex
 import sys
 import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
-__all__ = ["explain_hydra_error", "quote_override"]
+from avs.config import parse
+from avs.errors import ConfigError
+
+__all__ = ["compose_as", "explain_hydra_error", "quote_override"]
+
+T = TypeVar("T")
 
 
 def quote_override(override: str) -> str:
@@ -62,6 +68,21 @@ def explain_hydra_error(
         if isinstance(error, ValueError) and dataclasses.is_dataclass(_type_of(key, schema)):
             return f"{key}={value} is not known: give the name of a file below configs/{key}."
     return " ".join(text.split("\n")[0].split())
+
+
+def compose_as(schema: type[T], name: str, overrides: Sequence[str], *, key: str) -> T:
+    """Another root configuration, from inside a Hydra main, as ``schema``.
+
+    Raises:
+        ConfigError: it cannot be composed or parsed; begins with ``key``, where the overrides were.
+    """
+    try:
+        return parse(compose(name, overrides=list(overrides)), schema)
+    except HydraException as error:
+        told = explain_hydra_error(error, schema, overrides)
+    except ConfigError as error:
+        told = str(error)
+    raise ConfigError(f"{key}: {told}")
 
 
 def _quote(value: str) -> str:

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 import avs
 from avs.config import parse
+from avs.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "platform" / "avs"
@@ -129,6 +130,16 @@ def test_every_yaml_composes_and_parses(name: str, choice: list[str]) -> None:
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, {"tests": {"dummy": "dummy"}}.get(key, "dummy"))
     parse(config, getattr(importlib.import_module(module), schema))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("study/*.yaml")), ids=lambda p: p.stem)
+def test_every_variant_of_a_study_is_a_training(path: Path) -> None:
+    study: Any = OmegaConf.to_container(OmegaConf.load(path))
+    folders = ["data.prepared=dummy", "out=dummy"]
+    for own in study["variants"].values():
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+            config = compose("train", overrides=[*folders, *study["overrides"], *own])
+        parse(config, TrainConfig)
 
 
 def test_every_group_is_used_by_a_root_config() -> None:
