@@ -195,7 +195,7 @@ def test_a_long_video_is_refused_before_it_is_decoded(client: httpx.Client, tmp_
 
 
 @pytest.mark.timeout(600)
-def test_requests_are_bounded(client: httpx.Client) -> None:
+def test_requests_are_bounded(client: httpx.Client, video: Path) -> None:
     big = b"x" * (MAX_BODY_BYTES + 1)
     assert _error(_post(client, "big.mp4", big))[:2] == (413, "too_large")
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -205,6 +205,8 @@ def test_requests_are_bounded(client: httpx.Client) -> None:
     assert _error(client.post("/v1/segment"))[:2] == (422, "missing_field")
     response = _post(client, "a.mp4", b"x", params={"format": "gif"})
     assert _error(response)[:2] == (422, "unknown_format")
+    response = _post(client, "a.mp4", video.read_bytes(), params={"objects": "true"})
+    assert _error(response)[:2] == (422, "no_objects")  # this checkpoint is of TPAVI
     assert client.get("/healthz").status_code == 200
 
 
