@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from avs import storage
-from avs.config import dump
+from avs.config import build, dump
 from avs.errors import ConfigError
 from avs.training.checkpoint import load_trainer_state
 from avs.training.config import TrainConfig
@@ -44,7 +44,7 @@ class Run:
         mine = dump(config)
         begun = storage.exists(storage.join(self.out, "last.json"))  # else nothing was trained yet
         if begun and storage.exists(uri):
-            theirs = yaml.safe_load(storage.read_bytes(uri))
+            theirs = _with_defaults(yaml.safe_load(storage.read_bytes(uri)))
             changed = [k for k in _changed(mine, theirs) if not k.startswith(_FREE_KEYS)]
             if changed:
                 raise ConfigError(
@@ -115,6 +115,17 @@ def best_epoch(history: list[EpochMetrics]) -> int:
 
 def _epoch_name(epoch: int) -> str:
     return f"checkpoints/epoch-{epoch:04d}"
+
+
+def _with_defaults(plain: Any) -> Any:
+    """A configuration as it was begun, with the keys that came later at what they mean by default.
+
+    One that this code cannot read is returned as it is: it differs, and is told to.
+    """
+    try:
+        return dump(build(TrainConfig, plain, path=""))
+    except ConfigError:
+        return plain
 
 
 def _changed(mine: Any, theirs: Any, prefix: str = "") -> list[str]:

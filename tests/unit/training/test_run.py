@@ -94,6 +94,20 @@ def test_a_folder_of_another_configuration_is_refused_by_key(
     assert storage.read_bytes(storage.join(config.out, "config.yaml")) == before
 
 
+def test_a_run_begun_before_a_key_existed_goes_on_unless_the_key_is_used(
+    config: TrainConfig,
+) -> None:
+    run, uri = Run(config.out), storage.join(config.out, "config.yaml")
+    run.claim(config)
+    begun = yaml.safe_load(storage.read_bytes(uri))
+    del begun["train"]["frozen_backbone_epochs"]
+    storage.write_bytes(uri, yaml.safe_dump(begun).encode())
+    storage.write_json(storage.join(config.out, "last.json"), {"checkpoint": "an epoch"})
+    with pytest.raises(ConfigError, match="frozen_backbone_epochs"):
+        run.claim(_changed(config, {"train": {"frozen_backbone_epochs": 1}}))
+    run.claim(config)
+
+
 def test_a_folder_where_nothing_was_trained_takes_a_mended_configuration(
     config: TrainConfig,
 ) -> None:
