@@ -4,6 +4,8 @@ Here:
     python jobs/study.py data.prepared=DIR "tests={held_back: DIR}" out=DIR
     python jobs/study.py study=frozen "data.prepared=[S4,MS3]" "tests={s4: S4, ms3: MS3}" \
         "more=[model.backbone_weights=FILE,model.audio_weights=FILE]" out=DIR
+Your own variants, in DIR/study/mine.yaml:
+    python jobs/study.py --config-dir DIR study=mine ...
 On a cluster:
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml -- \
         python jobs/study.py scale=cluster data.prepared=s3://BUCKET/ms3 \

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ def build(schema: Any, value: Any, *, path: str) -> Any:
         return {str(k): build(item, v, path=f"{path}.{k}") for k, v in value.items()}
     if isinstance(schema, type) and issubclass(schema, enum.Enum):
         return _build_enum(schema, value, path)
-    return _build_scalar(schema, value, path)
+    return _build_scalar(origin or schema, value, path)
 
 
 def dump(config: Any) -> Any:
@@ -153,6 +154,8 @@ def _build_enum(schema: type[enum.Enum], value: Any, path: str) -> enum.Enum:
 def _build_scalar(schema: Any, value: Any, path: str) -> Any:
     if schema is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if schema is float and isinstance(value, float) and not math.isfinite(value):
+        raise _type_error(path, value, "a finite number")
     is_bool = isinstance(value, bool)
     if isinstance(value, schema) and (schema is bool or not is_bool):
         return value

@@ -58,6 +58,9 @@ def explain_hydra_error(
     refused = re.match(r"Could not override '([^']+)'", text)
     if refused:
         return _explain_unknown_key(refused.group(1), schema, arguments)
+    standing = re.search(r"Could not append to config. An item is already at '([^']+)'", text)
+    if standing:
+        return f"+{standing.group(1)} is there already: give it without the +."
     for argument in arguments:
         if not argument.startswith("-") and not _parses_alone(argument):
             if "=" not in argument:

@@ -76,7 +76,7 @@ def is_local(uri: str) -> bool:
 def absolute(uri: str) -> str:
     """``uri`` with a local path made absolute, so that workers in other folders find it."""
     scheme, _, path = _open(uri)
-    return path if scheme == "file" else f"{scheme}://{path}"
+    return os.path.normpath(path) if scheme == "file" else f"{scheme}://{path}"
 
 
 def join(uri: str, *parts: str) -> str:

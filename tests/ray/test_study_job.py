@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from small_configs import TWO_WORKERS, model_config, train_config
 
+from avs import storage
 from avs.datasets import DataConfig
 from avs.datasets.synthetic import Layout, SyntheticConfig
-from avs.errors import AvsError
+from avs.errors import AvsError, ConfigError, DataError
 from avs.prepare import PrepareConfig
 from avs.prepare.pipeline import prepare
 from avs.training.config import MixtureConfig, TrainConfig
+from avs.training.run import Run
 from avs.tuning.study import run_study
-from avs.tuning.study_config import StudyConfig
+from avs.tuning.study_config import GroupsConfig, StudyConfig
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
@@ -97,6 +99,22 @@ def test_a_variant_that_fails_is_named_and_the_others_are_done(
     assert (out / "scores/gated/seed-0/held_back.json").exists()
     assert not (out / "study.md").exists()
 
-    other = _variants(prepared, out, learning_rate=1e-4)
-    with pytest.raises(AvsError, match="holds a run with another configuration"):
-        run_study(_study(prepared, out, [0]), other, say=lambda _: None)
+
+def test_what_cannot_end_well_is_refused_before_anything_is_trained(
+    prepared: Path, tmp_path: Path
+) -> None:
+    out, said = tmp_path / "out", list[str]()
+    study, variants = _study(prepared, out, [0]), _variants(prepared, out)
+    (tmp_path / "groups.csv").write_text("name,picture\nother,1\n")
+    groups = GroupsConfig(file=str(tmp_path / "groups.csv"), clip="name", group="picture")
+    with pytest.raises(DataError, match=r"groups\.csv has no row for .* of tests\.held_back"):
+        run_study(replace(study, groups=groups), variants, say=said.append)
+    run = Run(variants["gated"].out.replace("/out", "/out/runs/gated/seed-0"))
+    begun = replace(
+        variants["gated"], out=run.out, train=replace(variants["gated"].train, epochs=3)
+    )
+    run.claim(replace(begun, seed=9))
+    storage.write_json(storage.join(run.out, "last.json"), {"checkpoint": "an epoch"})
+    with pytest.raises(ConfigError, match="holds a run with another configuration"):
+        run_study(study, variants, say=said.append)
+    assert not said

@@ -150,6 +150,7 @@ def test_quoted_list_is_a_list_of_its_elements() -> None:
         (PrepareConfig, "prepare", "out=[a=b]", ["does not parse", "'out=[\"a=b\"]'"]),
         (PrepareConfig, "prepare", "out.x=1", ["out.x=1 cannot be set"]),
         (TrainConfig, "train", "loss.kind=semantic", ["give +loss.kind=semantic"]),
+        (TrainConfig, "train", "+train.epochs=1", ["train.epochs is there", "without the +"]),
         (TrainConfig, "train", "model.options.audio_dim=1", ["give +model.options.audio_dim=1"]),
     ],
 )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from avs.media.logmel import silence_log_mel
+from avs.training.truth import source_video
 
 __all__ = ["Condition", "choose_donors", "sound_for"]
 
@@ -24,18 +25,21 @@ class Condition(enum.Enum):
     SWAPPED = "swapped"
 
 
-def choose_donors(categories: Sequence[tuple[str, ...]]) -> list[int]:
+def choose_donors(categories: Sequence[tuple[str, ...]], clip_ids: Sequence[str]) -> list[int]:
     """For each clip the index of the clip whose sound it gets under ``swapped``.
 
     The next clip (cyclic) whose categories share nothing with this clip's and are not empty; where
-    there is none, the next clip. A function of the order alone, so every model gets the same.
+    there is none, as in data that names none, the next clip of another video, because clips of one
+    video share sounds; else the next clip. A function of the order, so every model gets the same.
     """
     count = len(categories)
+    videos = [source_video(clip_id) for clip_id in clip_ids]
     donors = []
     for index, own in enumerate(categories):
         following = [(index + step) % count for step in range(1, count)] or [index]
         other = (j for j in following if categories[j] and not set(categories[j]) & set(own))
-        donors.append(next(other, following[0]))
+        elsewhere = (j for j in following if videos[j] != videos[index])
+        donors.append(next(other, next(elsewhere, following[0])))
     return donors
 
 

@@ -83,7 +83,7 @@ def _score(
     prepared: str,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    donors = choose_donors(reader.categories())
+    donors = choose_donors(reader.categories(), reader.clip_ids())
     count = len(reader)
     shown = spread_out(config.num_pictures, count)
     tasks = [{"index": i, "donor": donors[i], "picture": i in shown} for i in range(count)]

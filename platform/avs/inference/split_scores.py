@@ -23,17 +23,19 @@ def score_split(checkpoint: str, prepared: str, *, split: str, device: str) -> d
     """J and F (0..1, AVSBench protocol, test batch of one clip) with the true, the silent and the
     swapped sound.
 
-    Returns ``{"conditions": {"true": {"j", "f"}, ...}, "clips": [{"clip_id", "true": {"j", "f"},
-    ...}]}``; clips without ground truth are left out, and all of a semantic model, whose figures
-    are means over classes and not over clips.
+    Returns ``{"num_clips", "conditions": {"true": {"j", "f"}, ...}, "clips": [{"clip_id", "true":
+    {"j", "f"}, ...}]}``; of ``clips``, those without ground truth are left out, and all of a
+    semantic model, whose figures are means over classes and not over clips.
     """
-    donors = choose_donors(ClipReader(prepared, split=split).categories())
+    reader = ClipReader(prepared, split=split)
+    donors = choose_donors(reader.categories(), reader.clip_ids())
     scorer = ClipScorer(checkpoint, prepared, split, device)
     tasks = [{"index": i, "donor": donor, "picture": False} for i, donor in enumerate(donors)]
     rows = [scorer(task) for task in tasks]
     num_classes = load_checkpoint(checkpoint).model.num_classes
     conditions = combine(rows, num_classes=num_classes, batch_size=1)
     return {
+        "num_clips": conditions["true"]["num_clips"],
         "conditions": {name: {k: both[k] for k in ("j", "f")} for name, both in conditions.items()},
         "clips": [] if num_classes > 1 else [_clip(row) for row in rows if _is_scored(row)],
     }

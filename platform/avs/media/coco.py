@@ -52,10 +52,14 @@ class TrackMask:
         return mask
 
     def silent_labels(self) -> NDArray[np.uint8]:
-        """uint8 [h, w]: 1, 2, ... where a silent object is, 0 elsewhere."""
+        """uint8 [h, w]: 1, 2, ... where a silent object is, 0 elsewhere.
+
+        Smaller ones lie on larger ones, so that none is hidden whole by another.
+        """
         labels = np.zeros(self.size_px, np.uint8)
-        for number, segmentation in enumerate(self.silent[:MAX_SILENT], start=1):
-            labels[read_segmentation(segmentation, self.size_px) > 0] = number
+        masks = [read_segmentation(one, self.size_px) > 0 for one in self.silent[:MAX_SILENT]]
+        for place in sorted(range(len(masks)), key=lambda k: -int(masks[k].sum())):
+            labels[masks[place]] = place + 1
         return labels
 
 

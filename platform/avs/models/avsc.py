@@ -49,12 +49,14 @@ AVSC_ORIGIN = Origin(
         "The method in outline (Audio-Visual Segmentation by Exploring Cross-Modal Mutual "
         "Semantics, ACM MM 2023): a mask-classification network finds all objects of the "
         "picture, its objective does not punish visible silent ones, an audio network gives "
-        "category scores, and the sounding map is the sum of the kept queries' masks times "
-        "their category's score. Its published results belong to the authors' code alone."
+        "category scores; as a reader's note gives it, the sounding map is the sum of the kept "
+        "queries' masks times their category's score. Its published results belong to the "
+        "authors' code alone."
     ),
     reconstructed=(
-        "The network and every size (Mask2Former's decoders), the matching and the weights of "
-        "the losses, the teacher of the silent-object-aware objective, the audio head and its "
+        "The network and every size (Mask2Former's decoders), the matching, the set loss of every "
+        "layer (2 x class + 5 x cross entropy + 5 x Dice of the masks, beside what the card "
+        "names), the teacher of the silent-object-aware objective, the audio head and its "
         "multiple-instance loss, what binary masks of several categories teach, the semantic "
         "output and the recipe: the paper's text could not be had."
     ),

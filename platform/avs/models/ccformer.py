@@ -45,7 +45,9 @@ CCFORMER_ORIGIN = Origin(
         "How the modules are built: from the same author's later public work, never compared "
         "with the authors' code. Ours: the losses and their weights, supervision of the "
         "layers before the last at a quarter of the size, picture embeddings from features "
-        "that no sound was mixed into, and the numbers of queries and layers."
+        "that no sound was mixed into, the numbers of queries and layers, the coarsest level first "
+        "and every second of sound for every pixel (early integration), attention over time at "
+        "the own place alone (pixels), how queries become masks, and Dice over classes."
     ),
     where="no code of the authors is known here",
 )

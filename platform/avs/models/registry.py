@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from avs.config import build
 from avs.errors import ConfigError
 from avs.models.avsc import AVSC_ORIGIN, AvscOptions, build_avsc
 from avs.models.c3n import C3N_ORIGIN, C3nOptions, build_c3n
@@ -28,6 +29,8 @@ __all__ = [
     "check_num_classes",
     "model_options",
 ]
+
+_OPTIONS = "model.options"
 
 
 @runtime_checkable
@@ -96,16 +99,14 @@ def build_model(
 
 
 def model_options(name: str, options: dict[str, Any]) -> Any:
-    """Check ``options`` for the model ``name`` and return them as its options dataclass."""
+    """Check keys, types and values of ``options`` for the model ``name``; as its dataclass."""
     if name not in MODELS:
         raise ConfigError(f"model.name={name!r} is unknown; known: {', '.join(MODELS)}")
-    known = option_names(name)
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"model.options of {name}: {', '.join(unknown)} unknown; known: {', '.join(known)}"
-        )
-    return MODELS[name].options(**options)
+    try:
+        return build(MODELS[name].options, options, path=_OPTIONS)
+    except ConfigError as error:  # what a dataclass checks of its values names no path
+        told = str(error)
+        raise ConfigError(told if told.startswith(_OPTIONS) else f"{_OPTIONS}.{told}") from None
 
 
 def check_num_classes(num_classes: object) -> None:

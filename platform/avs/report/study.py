@@ -1,8 +1,7 @@
 """The tables of a study: means over seeds with their spread, intervals over groups of clips.
 
-Two kinds of chance are kept apart. "+-" is the standard deviation over seeds: what training again
-changes. The interval in brackets is the bootstrap over groups: what other pictures would change, on
-the scores of each clip averaged over the seeds.
+"+-" is the standard deviation over seeds: what training again changes. The interval in brackets
+also draws the groups again: what other pictures would change beside it.
 """
 
 from __future__ import annotations
@@ -24,20 +23,22 @@ _SCORES = tuple((measure, c.value) for measure in ("j", "f") for c in Condition)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """mean and spread: over seeds. interval: over groups, None where clips have no figure."""
+    """mean and spread: over seeds, no spread of a single one. interval: over seeds and groups,
+    None where clips have no figure."""
 
     mean: float
-    spread: float
+    spread: float | None
     interval: Interval | None = None
 
 
 @dataclass(kw_only=True, slots=True)
 class StudyTable:
     """Of one test set, by variant: figures by name ("j_true", ..., "j_gap"), differences to the
-    baseline ("j_true", "j_gap"), minutes of training."""
+    baseline ("j_true", "j_gap"), minutes of training. num_groups: None where clips have no figure
+    of their own, as with classes."""
 
     num_clips: int
-    num_groups: int
+    num_groups: int | None
     figures: dict[str, dict[str, Figure]]
     differences: dict[str, dict[str, Interval]]
     minutes: dict[str, float]
@@ -54,15 +55,15 @@ def study_tables(
     clip_ids = [clip["clip_id"] for clip in first["clips"]]
     groups = groups_of(clip_ids)
     several = len(set(groups)) > 1
-    clips = {variant: _clip_means(seeds) for variant, seeds in scores.items()} if several else {}
+    clips = {variant: _clip_values(seeds) for variant, seeds in scores.items()} if several else {}
     return StudyTable(
-        num_clips=len(clip_ids),
-        num_groups=len(set(groups)),
+        num_clips=first["num_clips"],
+        num_groups=len(set(groups)) or None,
         figures={
             variant: {
                 name: Figure(
                     mean=float(np.mean(values)),
-                    spread=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+                    spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
                     interval=grouped_interval(clips[variant][name], groups) if several else None,
                 )
                 for name, values in _seed_values(seeds).items()
@@ -90,11 +91,12 @@ def study_markdown(
     """The tables as Markdown, with what the figures mean."""
     parts = [
         f"Mean of {num_seeds} seeds, +- their standard deviation; in brackets the 95 % bootstrap "
-        "interval over groups of clips that share a picture or video. AVSBench protocol, test "
-        "batch of one clip; the checkpoint with the best validation J.\n"
+        "interval over seeds and over groups of clips that share a picture or video. AVSBench "
+        "protocol, test batch of one clip; the checkpoint with the best validation J.\n"
     ]
     for test, table in tables.items():
-        parts += [f"## {test}: {table.num_clips} clips of {table.num_groups} groups\n"]
+        groups = f" of {table.num_groups} groups" if table.num_groups else ", scored as a whole"
+        parts += [f"## {test}: {table.num_clips} clips{groups}\n"]
         parts += [_figures(table)]
         if table.differences:
             parts += [_differences(table, baseline)]
@@ -125,7 +127,9 @@ def _figures(table: StudyTable) -> str:
 
 
 def _shown(figure: Figure, *, interval: bool) -> str:
-    text = f"{figure.mean:.3f} +- {figure.spread:.3f}"
+    text = f"{figure.mean:.3f}"
+    if figure.spread is not None:
+        text += f" +- {figure.spread:.3f}"
     if not interval or figure.interval is None:
         return text
     return f"{text} [{figure.interval.low:.3f}, {figure.interval.high:.3f}]"
@@ -156,10 +160,10 @@ def _seed_values(seeds: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return values
 
 
-def _clip_means(seeds: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Figure by name -> its mean over seeds, for each clip."""
+def _clip_values(seeds: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Figure by name -> [seeds, clips]."""
     values = {
-        f"{m}_{c}": np.mean([[clip[c][m] for clip in seed["clips"]] for seed in seeds], axis=0)
+        f"{m}_{c}": np.array([[clip[c][m] for clip in seed["clips"]] for seed in seeds])
         for m, c in _SCORES
     }
     for m in ("j", "f"):

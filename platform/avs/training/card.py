@@ -43,7 +43,7 @@ def model_card(
 | | |
 |---|---|
 | classes | {_some(form.class_names)} |
-| categories | {_some(tuple(model.category_names)) if model.category_names else "not named"} |
+| categories | {_categories(model)} |
 | options | {_options(model)} |
 | initial weights | backbone: {model.backbone_weights}; audio: {model.audio_weights} |
 | audio network | {"trained" if audio_trained else "frozen"} |
@@ -113,6 +113,14 @@ def _alignment(alignment: Alignment) -> str:
     return f"log-mel examples aligned as data.audio.alignment={alignment.value}"
 
 
+def _categories(model: ModelConfig) -> str:
+    if not MODELS[model.name].names_categories:
+        return "not named"
+    if model.category_names and model.options.get("categories", True):
+        return _some(tuple(model.category_names))
+    return "not named: one class for all that sounds, which the sound can only turn up and down"
+
+
 def _some(class_names: tuple[str, ...]) -> str:
     more = ", ..." if len(class_names) > 4 else ""
     return f"{len(class_names)}: {', '.join(class_names[:4])}{more}"
@@ -167,5 +175,6 @@ def _loss(config: TrainConfig) -> Iterator[str]:
     options = model_options(model.name, model.options)
     for field in fields(options):
         weight = getattr(options, field.name)
-        if field.name.endswith("_weight") and weight:
+        unused = model.num_classes == 1 and field.name.startswith("class_")
+        if field.name.endswith("_weight") and weight and not unused:
             yield f"{weight:g} x {field.name.removesuffix('_weight')}"

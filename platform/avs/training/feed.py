@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from avs import storage
-from avs.datasets import dataset_spec
 from avs.errors import DataError
 from avs.media.frames import resize_frames
 from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.media.masks import resize_mask
 from avs.prepare.manifest import Manifest, read_manifest, shard_uri
 from avs.schema import check_schema, read_clips
+from avs.training.mixture import check_alike
 
 __all__ = [
     "Batch",
@@ -111,9 +111,14 @@ class ClipReader:
         self._size_px = image_size_px
         self._with_waveform = input_kind == _WAVEFORM
         self._rows: list[tuple[str, str, int]] = []
+        check_alike(self.manifests, with_size=image_size_px is None)
         for folder, manifest in self.manifests.items():
-            self._check_kind(folder, manifest)
-            for shard in manifest.split_shards(split):
+            self._check_waveforms(folder, manifest)
+            try:
+                shards = manifest.split_shards(split)
+            except DataError as error:
+                raise DataError(f"{folder}: {error}") from None
+            for shard in shards:
                 self._rows += [(folder, shard.name, row) for row in range(shard.num_rows)]
         self._files: dict[tuple[str, str], pq.ParquetFile] = {}
 
@@ -139,11 +144,18 @@ class ClipReader:
             waveform=self._waveforms(rows) if self._with_waveform else None,
         )
 
+    def clip_ids(self) -> list[str]:
+        """The ids of all clips of the split, in order, without reading their arrays."""
+        return [str(clip_id) for clip_id in self._column("clip_id")]
+
     def categories(self) -> list[tuple[str, ...]]:
         """The categories of all clips of the split, without reading their arrays."""
+        return [tuple(names) for names in self._column("categories")]
+
+    def _column(self, name: str) -> list[Any]:
         shards = dict.fromkeys((folder, name) for folder, name, _ in self._rows)
-        tables = [self._file(*shard).read(columns=["categories"]) for shard in shards]
-        return [tuple(c) for table in tables for c in table["categories"].to_pylist()]
+        tables = [self._file(*shard).read(columns=[name]) for shard in shards]
+        return [value for table in tables for value in table[name].to_pylist()]
 
     def _frames(self, frames: np.ndarray) -> np.ndarray:
         if self._size_px is None or frames.shape[1:3] == (self._size_px, self._size_px):
@@ -170,33 +182,12 @@ class ClipReader:
             out[slot, : len(part)] = part
         return torch.from_numpy(out)
 
-    def _check_kind(self, folder: str, manifest: Manifest) -> None:
-        """Refuse a folder that gives other batches than the first, or lacks what is heard."""
+    def _check_waveforms(self, folder: str, manifest: Manifest) -> None:
         if self._with_waveform and not manifest.format.with_waveform:
             raise DataError(
                 f"{folder} was prepared with data.with_waveform=false, but the audio network "
                 "needs waveforms: prepare it again with true, or take a log-mel network."
             )
-        first, *_ = self.manifests
-        mine, wanted = self._kind(manifest), self._kind(self.manifest)
-        for key, value in mine.items():
-            if value != wanted[key]:
-                raise DataError(
-                    f"{folder} has {key}={_shown(value)}, {first} has {key}={_shown(wanted[key])}: "
-                    "prepare both alike, or train on one of them."
-                )
-
-    def _kind(self, manifest: Manifest) -> dict[str, Any]:
-        """What the clips of one batch have in common, by the key that decides it."""
-        form, data = manifest.format, manifest.config["data"]
-        size_px = self._size_px or (form.height_px, form.width_px)
-        return {
-            "data.num_frames": form.num_frames,
-            "data.image_size_px": size_px,
-            "data.audio.alignment": manifest.audio_alignment.value,
-            "classes": form.class_names,
-            "audio padding": dataset_spec(data["name"]).pad,
-        }
 
     def _file(self, folder: str, name: str) -> pq.ParquetFile:
         if (folder, name) not in self._files:
@@ -240,7 +231,3 @@ def prefetch(reader: ClipReader, batches: Iterable[Sequence[int]]) -> Iterator[B
             pending = following
         if pending is not None:
             yield pending.result()
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

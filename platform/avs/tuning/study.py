@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ from avs.prepare.manifest import read_manifest
 from avs.report.study import study_markdown, study_tables
 from avs.scale import ScaleConfig
 from avs.training.checkpoint import resolve_checkpoint
-from avs.training.config import TrainConfig
+from avs.training.config import MixtureConfig, TrainConfig
 from avs.training.distributed import check_resources
+from avs.training.feed import ClipReader
 from avs.training.loop import train
+from avs.training.mixture import check_alike
 from avs.training.run import Run
 from avs.training.state import Worker
 from avs.tuning.study_config import StudyConfig, read_groups
@@ -55,14 +58,15 @@ def run_study(
     variants: the training configuration of each; its data, seed, scale and folder are set here.
 
     Raises:
-        ConfigError: a training does not fit the cluster. DataError: a test has no test split.
+        ConfigError: a training does not fit the cluster, or ``out`` holds another one of its name.
+        DataError: a test has no test split, is of another kind than what is trained on, or its
+            clips have no group.
         AvsError: a training failed; the same command goes on with the others done.
     """
     out = storage.absolute(config.out)
     tests = {name: storage.absolute(folder) for name, folder in config.tests.items()}
-    for folder in tests.values():
-        read_manifest(folder).split_shards(_TEST_SPLIT)
     data = config.data.map_folders(storage.absolute)
+    _check_tests(config, data, tests)
     one = replace(config.scale, num_workers=1)
     check_resources(one)
     cells = {
@@ -73,6 +77,8 @@ def run_study(
         for variant, train_config in variants.items()
     }
     with Lease(out, job="study", say=say) as lease:
+        for cell in cells.values():  # before a minute is spent on any of them
+            Run(cell.config["out"]).claim(build(TrainConfig, cell.config, path=""))
         _run(list(cells.values()), out, config.scale, owner=lease.owner, say=say)
         lease.check()
         scores = {
@@ -87,6 +93,14 @@ def run_study(
         text = _write(config, out, scores)
     say(text)
     return text
+
+
+def _check_tests(config: StudyConfig, data: MixtureConfig, tests: Mapping[str, str]) -> None:
+    trained = read_manifest(data.folders[0])
+    for name, folder in tests.items():
+        reader = ClipReader(folder, split=_TEST_SPLIT)
+        check_alike({data.folders[0]: trained, folder: reader.manifest})
+        read_groups(config.groups, reader.clip_ids(), test=name)
 
 
 def _cell(
@@ -132,8 +146,6 @@ def _run(
 
 def _train_and_test(cell: _Cell, *, out: str, owner: str) -> None:
     config: TrainConfig = build(TrainConfig, cell.config, path="")
-    run = Run(config.out)
-    run.claim(config)
     history = train(
         config,
         Worker(
@@ -144,7 +156,8 @@ def _train_and_test(cell: _Cell, *, out: str, owner: str) -> None:
     )
     best = resolve_checkpoint(config.out)
     for test, folder in cell.tests.items():
-        of = {"checkpoint": checkpoint_hash(best), "data": read_manifest(folder).config_hash}
+        data = read_manifest(folder)
+        of = {"checkpoint": checkpoint_hash(best), "data": [data.config_hash, data.revision]}
         uri = cell.scores[test]
         if storage.exists(uri) and storage.read_json(uri)["of"] == of:
             continue
@@ -159,7 +172,7 @@ def _write(config: StudyConfig, out: str, scores: dict[str, Any]) -> str:
     tables = {
         test: study_tables(
             by_variant,
-            groups_of=lambda clip_ids: read_groups(config.groups, clip_ids),
+            groups_of=partial(read_groups, config.groups, test=test),
             baseline=config.baseline,
         )
         for test, by_variant in scores.items()

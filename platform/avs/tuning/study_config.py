@@ -66,8 +66,8 @@ class StudyConfig:
             raise ConfigError(f"baseline={self.baseline} is not a variant. Known: {known}.")
 
 
-def read_groups(config: GroupsConfig | None, clip_ids: list[str]) -> list[str]:
-    """The group of each clip.
+def read_groups(config: GroupsConfig | None, clip_ids: list[str], *, test: str) -> list[str]:
+    """The group of each clip of the test set ``test``.
 
     Raises:
         DataError: the file lacks a column or a clip.
@@ -83,8 +83,8 @@ def read_groups(config: GroupsConfig | None, clip_ids: list[str]) -> list[str]:
     absent = [name for name in names if name not in group_of]
     if absent:
         raise DataError(
-            f"{config.file} has no row for {absent[0]} (and {len(absent) - 1} more): "
-            f"column {config.clip} must hold the official clip names."
+            f"{config.file} has no row for {absent[0]} of tests.{test} (and {len(absent) - 1} "
+            f"more): column {config.clip} must hold the official clip names."
         )
     return [group_of[name] for name in names]
 

@@ -9,11 +9,23 @@ from avs.inference.conditions import Condition, choose_donors, sound_for
 from avs.media.audio import silence_log_mel
 
 
+def _ids(count: int) -> list[str]:
+    return [f"x/y/{k}" for k in range(count)]
+
+
+def test_without_categories_the_sound_comes_from_another_video() -> None:
+    ids = [
+        f"ms3/Multi-sources/{name}" for name in ("aaaaaaaaaaa_0", "aaaaaaaaaaa_1", "bbbbbbbbbbb_0")
+    ]
+    assert choose_donors([()] * 3, ids) == [2, 2, 0]
+    assert choose_donors([("dog",), ("cat",), ("cat",)], ids) == [1, 0, 0]
+
+
 def test_a_donor_shares_no_category_and_has_one_where_there_is_such_a_clip() -> None:
     rng = np.random.default_rng(0)
     kinds = ("dog", "cat", "bell", "car")
     clips = [tuple(rng.choice(kinds, rng.integers(0, 3), replace=False)) for _ in range(40)]
-    donors = choose_donors(clips)
+    donors = choose_donors(clips, _ids(len(clips)))
     assert len(donors) == 40
     for index, donor in enumerate(donors):
         assert donor != index
@@ -23,17 +35,17 @@ def test_a_donor_shares_no_category_and_has_one_where_there_is_such_a_clip() -> 
 
 def test_the_donor_is_the_next_clip_that_fits_from_the_first_again() -> None:
     clips = [("a",), ("a", "b"), (), ("c",), ("a",)]
-    assert choose_donors(clips) == [3, 3, 3, 4, 3]
+    assert choose_donors(clips, _ids(len(clips))) == [3, 3, 3, 4, 3]
 
 
 def test_clips_of_one_kind_still_get_another_clips_sound() -> None:
-    assert choose_donors([("dog",)] * 3) == [1, 2, 0]
-    assert choose_donors([()] * 3) == [1, 2, 0]
+    assert choose_donors([("dog",)] * 3, _ids(3)) == [1, 2, 0]
+    assert choose_donors([()] * 3, _ids(3)) == [1, 2, 0]
 
 
 def test_a_single_clip_keeps_its_own_sound_and_none_need_none() -> None:
-    assert choose_donors([("dog",)]) == [0]
-    assert choose_donors([]) == []
+    assert choose_donors([("dog",)], _ids(1)) == [0]
+    assert choose_donors([], []) == []
 
 
 @pytest.mark.parametrize("condition", list(Condition))

@@ -108,7 +108,7 @@ def test_nothing_labelled_is_an_error() -> None:
 
 def test_the_scorer_hears_the_sound_of_each_condition(run_folder: Path, prepared: Path) -> None:
     reader = ClipReader(str(prepared), split="test")
-    donors = choose_donors(reader.categories())
+    donors = choose_donors(reader.categories(), reader.clip_ids())
     scorer = ClipScorer(str(run_folder), str(prepared), "test", "cpu")
     task = {"index": 1, "donor": donors[1], "picture": True}
     row = json.loads(json.dumps(scorer(task)))

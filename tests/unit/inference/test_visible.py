@@ -17,7 +17,7 @@ from avs.inference.outputs import OutputKind, write_outputs
 from avs.inference.predictor import Predictor
 from avs.inference.track import MaskTrack
 from avs.inference.visible import VisibleObject, found_objects
-from avs.media.coco import parse_track
+from avs.media.coco import TrackMask, parse_track
 from avs.media.encoding import write_mp4
 from avs.media.masks import decode_rle, encode_rle
 from avs.media.video import Sampling, decode_video
@@ -126,3 +126,16 @@ def test_a_model_without_objects_says_so(run_folder: Path, tmp_path: Path) -> No
     predictor = Predictor.from_checkpoint(str(run_folder))
     with pytest.raises(ConfigError, match="is a tpavi model, which finds no objects"):
         predictor.segment_video(str(tmp_path / "v.mp4"), objects=True)
+
+
+def test_no_silent_object_hides_another_whole() -> None:
+    def code(size: int) -> Any:
+        mask = np.zeros((32, 32), np.uint8)
+        mask[:size, :size] = 1
+        return encode_rle(mask)
+
+    sure_first = TrackMask(
+        time_s=0.0, size_px=(32, 32), objects=(), silent=(code(8), code(32), code(16))
+    )
+    counts = np.bincount(sure_first.silent_labels().ravel()).tolist()
+    assert counts == [0, 64, 32 * 32 - 16 * 16, 16 * 16 - 64]

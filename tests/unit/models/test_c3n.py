@@ -262,7 +262,7 @@ def test_the_sound_chooses_what_is_attended_to() -> None:
         ({"similarity": torch.ones(1000, 521).numpy()}, r"has the shape \[1000, 521\]"),
         ({"similarity": torch.zeros(1000, 527)}, "no value above 0"),
         ({"similarity": torch.ones(1000, 527) > 0}, "holds bool values"),
-        ({"similarity": [[1.0]]}, "similarity is a list, no tensor or array"),
+        ({"similarity": [[1.0]]}, r"similarity=\[\[1\.0\]\] is a list"),
         ({"similarity": torch.full((1000, 527), torch.nan)}, "not finite"),
         ({"fusion_stages": (3, 4)}, r"fusion_stages=\[3, 4\]: c3n fuses all four"),
         ({"backbone_options": {"num_classes": 10}}, "test_resnet.* has 10 classes"),

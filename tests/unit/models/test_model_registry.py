@@ -9,6 +9,7 @@ from small_configs import model_config
 
 from avs.errors import ConfigError
 from avs.models import AUDIO_NETWORKS, MODELS, build_audio_network, build_model
+from avs.models.registry import model_options
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,23 @@ def build(drop_path: float) -> Any:
     return build_model(
         "tpavi", backbone="pvt_v2_b0", num_classes=1, fusion_width=8, drop_path=drop_path
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("avsc", {"silent_object_aware": "maybe"}, r"silent_object_aware=maybe is a str"),
+        ("avsc", {"categories": ["dog"]}, r"categories=\['dog'\] is a list"),
+        ("avsc", {"aggregate": "max"}, r"model\.options\.aggregate='max': one of sum"),
+        ("ccformer", {"num_eim_levels": True}, r"num_eim_levels=True is a bool"),
+        ("ccformer", {"num_queries": 1.5}, r"num_queries=1.5 is a float; wanted: a whole"),
+        ("ccformer", {"bcl_weight": float("inf")}, r"bcl_weight=inf .*a finite number"),
+        ("ccformer", {"bcl_weight": None}, r"bcl_weight=None is a NoneType"),
+        ("tpavi", {"fusion_stages": 3}, r"fusion_stages=3 is a int; wanted: a list"),
+    ],
+)
+def test_a_switch_that_is_no_switch_is_refused(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        model_options(name, options)

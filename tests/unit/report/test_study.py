@@ -23,7 +23,7 @@ def _seed(offset: float, *, hears: bool = True) -> dict[str, Any]:
         c: {m: sum(clip[c][m] for clip in clips) / 4 for m in ("j", "f")}
         for c in ("true", "silent", "swapped")
     }
-    return {"conditions": means, "clips": clips, "train_seconds": 120.0}
+    return {"num_clips": 4, "conditions": means, "clips": clips, "train_seconds": 120.0}
 
 
 def _tables(scores: dict[str, Any], baseline: str | None = "deaf") -> Any:
@@ -49,7 +49,7 @@ def test_the_text_says_what_stands_out_and_from_how_many() -> None:
     assert "held_back: 4 clips of 4 groups" in text
     assert "| hears | +0.000 [+0.000, +0.000] | **+0.200 [+0.200, +0.200]** |" in text
     head, _, deaf, _ = [line for line in text.splitlines() if line.startswith("|")][:4]
-    assert deaf.startswith("| deaf | 0.550 +- 0.000 [")
+    assert deaf.startswith("| deaf | 0.550 [")
     assert deaf.count("|") == head.count("|")
 
 
@@ -58,4 +58,6 @@ def test_without_clips_there_are_means_and_no_intervals() -> None:
     table = _tables({"deaf": [semantic], "hears": [semantic]})
     assert table.figures["hears"]["j_true"].interval is None
     assert table.differences == {}
-    assert "[" not in study_markdown({"t": table}, num_seeds=1, baseline=None).split("##")[1]
+    told = study_markdown({"t": table}, num_seeds=1, baseline=None).split("##")[1]
+    assert told.startswith(" t: 4 clips, scored as a whole")
+    assert "[" not in told

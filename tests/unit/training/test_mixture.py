@@ -148,7 +148,7 @@ def test_the_card_tells_the_weights_that_a_model_has_among_its_options(
     card = model_card(
         replace(config, model=model), metrics, manifests=manifests, audio_trained=True
     )
-    assert "| loss | 1 x cross entropy + 0.25 x bcl + 1 x class_dice |" in card
+    assert "| loss | 1 x cross entropy + 0.25 x bcl |" in card
 
 
 def test_a_step_too_small_for_a_loss_is_refused_before_anything_is_read(tmp_path: Path) -> None:

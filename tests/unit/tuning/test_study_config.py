@@ -45,14 +45,14 @@ def test_mistakes_are_told_by_key(changes: dict[str, Any], message: str) -> None
 
 def test_clips_of_one_video_belong_together_unless_a_file_says_otherwise(tmp_path: Path) -> None:
     ids = ["ms3/Multi-sources/J46HYtrgugQ_0", "ms3/Multi-sources/J46HYtrgugQ_3", "s4/a/KROtXPD8ETv"]
-    first, second, other = read_groups(None, ids)
+    first, second, other = read_groups(None, ids, test="t")
     assert first == second != other
     file = tmp_path / "sources.csv"
     file.write_text("name,picture\nJ46HYtrgugQ_0,p1\nJ46HYtrgugQ_3,p2\nKROtXPD8ETv,p1\n")
     groups = GroupsConfig(file=str(file), clip="name", group="picture")
-    assert read_groups(groups, ids) == ["p1", "p2", "p1"]
-    assert read_groups(groups, ["avss/v2/KROtXPD8ETv@5000"]) == ["p1"]
+    assert read_groups(groups, ids, test="t") == ["p1", "p2", "p1"]
+    assert read_groups(groups, ["avss/v2/KROtXPD8ETv@5000"], test="t") == ["p1"]
     with pytest.raises(DataError, match="no column clip"):
-        read_groups(GroupsConfig(file=str(file), clip="clip", group="picture"), ids)
-    with pytest.raises(DataError, match=r"no row for lost \(and 0 more\)"):
-        read_groups(groups, [*ids, "s4/a/lost"])
+        read_groups(GroupsConfig(file=str(file), clip="clip", group="picture"), ids, test="t")
+    with pytest.raises(DataError, match=r"no row for lost of tests\.t \(and 0 more\)"):
+        read_groups(groups, [*ids, "s4/a/lost"], test="t")
