@@ -51,7 +51,9 @@ class EncodedPicture:
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = size_px
         stream.pix_fmt = "yuv420p"
-        stream.options = {"preset": "veryfast", "crf": "20", "bf": "0", "threads": "1"}
+        # With its macroblock tree x264 gives other bytes for the same frames now and then.
+        steady = {"threads": "1", "mbtree": "0"}
+        stream.options = {"preset": "veryfast", "crf": "20", "bf": "0", **steady}
         self._time_base = source.time_base or 1 / rate
         stream.codec_context.time_base = self._time_base
         is_hd = size_px[0] >= _HD_HEIGHT_PX

@@ -48,7 +48,7 @@ def _spec(name: str, work: Work, **changes: Any) -> Spec:
 def test_every_model_is_counted_run_and_trained_with_its_recipe(name: str) -> None:
     counted = measure(_spec(name, Work.COUNT))
     assert counted["parameters"] > 1e5
-    assert counted["flops"] > 1e8
+    assert counted["flops"] > 1e7
     for work in (Work.FORWARD, Work.STEP):
         figures = measure(_spec(name, work))
         assert figures["seconds"] > 0.0
