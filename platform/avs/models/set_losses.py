@@ -24,6 +24,7 @@ from torch.nn import functional as F  # noqa: N812
 from avs.errors import ConfigError
 from avs.models.masked_decoder import SetPrediction
 from avs.models.matching import Match, MatchingCosts, Targets, match
+from avs.models.micro_batches import whole_step
 from avs.models.point_sampling import sample_points, uncertain_points
 
 __all__ = ["SetLossConfig", "SetLosses", "count_per_rank", "set_losses"]
@@ -117,14 +118,15 @@ def count_per_rank(counts: Tensor) -> Tensor:
     """Sum over the ranks, at least 1 where it is 0, divided by the number of ranks.
 
     A rank's sum divided by this is a loss whose mean over the ranks is the global mean. Every rank
-    must call it; alone, it returns the counts themselves.
+    must call it; alone, it returns the counts themselves. Of a step in several parts, the step's
+    count (see :mod:`avs.models.micro_batches`).
     """
     num_ranks = 1
     counts = counts.detach().clone()
     if dist.is_available() and dist.is_initialized():
         num_ranks = dist.get_world_size()
         dist.all_reduce(counts)
-    return torch.where(counts > 0.0, counts, torch.ones_like(counts)) / num_ranks
+    return whole_step(torch.where(counts > 0.0, counts, torch.ones_like(counts)) / num_ranks)
 
 
 def _class_loss(

@@ -1,15 +1,16 @@
-"""Random changes of training clips: mirrored as a whole, colours changed frame by frame.
+"""Random changes of training clips: cropped and mirrored as a whole, colours changed.
 
-A mirrored frame needs its mask mirrored with it, and all frames of a clip the same way, or motion
-would break; colours are drawn for each frame by itself, as C3N's recipe says. Every draw is a
-function of the seed that is passed in, never of torch's global random state, so a resumed run
-changes the same frames in the same way.
+A cropped or mirrored frame needs its mask treated the same, and all frames of a clip the same way,
+or motion would break; colours are drawn for each frame by itself, as C3N's recipe says, or for a
+clip. Every draw is a function of the seed that is passed in, never of torch's global random state,
+so a resumed run changes the same frames in the same way.
 
-Shapes: B clips, T frames, H x W pixels.
+Shapes: B clips, T frames, R real frames of a clip, H x W pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,21 +19,50 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as tvf  # type: ignore[import-untyped]
 
-from avs.training.config import LoopConfig
+from avs.training.config import JitterEach, LoopConfig
 from avs.training.feed import Batch
 
-__all__ = ["augment", "flip_clips", "jitter_colours"]
+__all__ = ["augment", "crop_clips", "flip_clips", "jitter_colours"]
 
-_JITTER = 1  # keeps the colour draws apart from those of the flips
+# Keep the draws of colours and of crops apart from those of the flips.
+_JITTER, _CROP = 1, 2
+_TRIES = 10  # for a crop of the ratio that was drawn to fit into the picture
 
 
 def augment(batch: Batch, *, loop: LoopConfig, seed: Sequence[int]) -> None:
     """Change ``batch`` in place as ``loop`` asks; ``seed`` decides every draw."""
+    if loop.crop_scale is not None:
+        rng = np.random.default_rng([*seed, _CROP])
+        crop_clips(batch, scale=loop.crop_scale, ratio=loop.crop_ratio, rng=rng)
     if loop.flip:
         chosen_B = np.random.default_rng(seed).random(len(batch.clip_ids)) < 0.5
         flip_clips(batch, torch.from_numpy(chosen_B).to(batch.frames.device))
     if loop.color_jitter is not None:
-        jitter_colours(batch, loop.color_jitter, rng=np.random.default_rng([*seed, _JITTER]))
+        rng = np.random.default_rng([*seed, _JITTER])
+        jitter_colours(batch, loop.color_jitter, rng=rng, each=loop.color_jitter_each)
+
+
+def crop_clips(
+    batch: Batch, *, scale: Sequence[float], ratio: Sequence[float], rng: np.random.Generator
+) -> None:
+    """Cut a random part of each clip, the same of all its frames and masks, and resize it back.
+
+    scale, ratio: smallest and largest share of the area, and width by height (drawn evenly on a
+    logarithmic scale), as torchvision's RandomResizedCrop takes them. Masks take the nearest pixel.
+    Padded frames stay as they are, and which frames are padding or have ground truth does too.
+    """
+    height, width = batch.frames.shape[-2:]
+    for slot in range(len(batch.clip_ids)):
+        box = _crop_box(height, width, scale=scale, ratio=ratio, rng=rng)
+        real_T = batch.frame_valid[slot]
+        frames_R3HW = tvf.resized_crop(batch.frames[slot, real_T], *box, [height, width])
+        batch.frames[slot, real_T] = frames_R3HW
+        batch.masks[slot, real_T] = tvf.resized_crop(
+            batch.masks[slot, real_T],
+            *box,
+            [height, width],
+            interpolation=tvf.InterpolationMode.NEAREST_EXACT,
+        )
 
 
 def flip_clips(batch: Batch, chosen_B: Tensor) -> None:
@@ -41,18 +71,48 @@ def flip_clips(batch: Batch, chosen_B: Tensor) -> None:
     batch.masks[chosen_B] = batch.masks[chosen_B].flip(-1)
 
 
-def jitter_colours(batch: Batch, strength: Sequence[float], *, rng: np.random.Generator) -> None:
-    """Change the colours of each frame by itself, in place; masks stay.
+def jitter_colours(
+    batch: Batch,
+    strength: Sequence[float],
+    *,
+    rng: np.random.Generator,
+    each: JitterEach = JitterEach.FRAME,
+) -> None:
+    """Change the colours of each frame (or clip) by itself, in place; masks stay.
 
     strength: brightness, contrast, saturation (factors 1 - s .. 1 + s) and hue (-s .. s of the
     circle), in random order: torchvision's ColorJitter, with draws from ``rng``.
     """
-    for clip in batch.frames:
-        for index, frame_3HW in enumerate(clip):
-            clip[index] = _jittered(frame_3HW, strength, rng)
+    for slot, clip_T3HW in enumerate(batch.frames):
+        if each is JitterEach.CLIP:
+            batch.frames[slot] = _jittered(clip_T3HW, strength, rng)
+            continue
+        for index, frame_3HW in enumerate(clip_T3HW):
+            clip_T3HW[index] = _jittered(frame_3HW, strength, rng)
 
 
-def _jittered(frame_3HW: Tensor, strength: Sequence[float], rng: np.random.Generator) -> Tensor:
+def _crop_box(
+    height: int,
+    width: int,
+    *,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop in pixels; the whole picture where none fits."""
+    for _ in range(_TRIES):
+        area = height * width * rng.uniform(scale[0], scale[1])
+        wide = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        tall_px, wide_px = round(math.sqrt(area / wide)), round(math.sqrt(area * wide))
+        if 0 < tall_px <= height and 0 < wide_px <= width:
+            top = int(rng.integers(height - tall_px + 1))
+            left = int(rng.integers(width - wide_px + 1))
+            return top, left, tall_px, wide_px
+    return 0, 0, height, width
+
+
+def _jittered(x_3HW: Tensor, strength: Sequence[float], rng: np.random.Generator) -> Tensor:
+    """A frame, or all frames of a clip [T, 3, H, W] by the same draws."""
     brightness, contrast, saturation, hue = strength
     changes: list[Callable[[Tensor], Tensor]] = [
         partial(tvf.adjust_brightness, brightness_factor=_factor(brightness, rng)),
@@ -61,8 +121,8 @@ def _jittered(frame_3HW: Tensor, strength: Sequence[float], rng: np.random.Gener
         partial(tvf.adjust_hue, hue_factor=float(rng.uniform(-hue, hue))),
     ]
     for index in rng.permutation(len(changes)):
-        frame_3HW = changes[index](frame_3HW)
-    return frame_3HW
+        x_3HW = changes[index](x_3HW)
+    return x_3HW
 
 
 def _factor(strength: float, rng: np.random.Generator) -> float:

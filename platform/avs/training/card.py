@@ -18,6 +18,7 @@ from avs.models.registry import MODELS, model_options
 from avs.prepare.manifest import Manifest
 from avs.training.checkpoint import ClipSpec
 from avs.training.config import LoopConfig, Schedule, TrainConfig
+from avs.training.lineage import StartedFrom, content_hash
 from avs.training.run import EpochMetrics
 
 __all__ = ["imported_card", "model_card"]
@@ -29,10 +30,12 @@ def model_card(
     *,
     manifests: Sequence[Manifest],
     audio_trained: bool,
+    started_from: StartedFrom | None = None,
 ) -> str:
     """Markdown: what the model is, on what and how it was trained, what it reached.
 
-    manifests: of the folders ``config.data`` names, in their order.
+    manifests: of the folders ``config.data`` names, in their order. started_from: whose weights
+    ``train.init_from`` meant.
     """
     model, loop, form = config.model, config.train, manifests[0].format
     j, f = metrics["val_j"], metrics["val_f"]
@@ -45,15 +48,16 @@ def model_card(
 | classes | {_some(form.class_names)} |
 | categories | {_categories(model)} |
 | options | {_options(model)} |
-| initial weights | backbone: {model.backbone_weights}; audio: {model.audio_weights} |
+| initial weights | {_initial(model, started_from)} |
 | audio network | {"trained" if audio_trained else "frozen"} |
-| trained on | {"; ".join(map(_data, manifests, config.data.folders))} |
+| trained on | {_mixture(config, manifests)} |
 | epochs | {metrics["epoch"]} of {loop.epochs}, seed {config.seed} |
 | batch | {_batch(config)}, {form.num_frames} frames of {loop.image_size_px or form.height_px} px |
 | sound | {_alignment(manifests[0].audio_alignment)} |
 | optimiser | {_optimiser(loop)} |
 | augmentation | {", ".join(_augmentation(loop)) or "none"} |
 | loss | {" + ".join(_loss(config))} |
+| computation | {", ".join(_computation(loop))} |
 | validation | {score} (AVSBench protocol, test batch of one clip) |
 
 No figure of this card is a published one: it is what this run measured.
@@ -126,6 +130,18 @@ def _some(class_names: tuple[str, ...]) -> str:
     return f"{len(class_names)}: {', '.join(class_names[:4])}{more}"
 
 
+def _initial(model: ModelConfig, started_from: StartedFrom | None) -> str:
+    own = f"backbone: {model.backbone_weights}; audio: {model.audio_weights}"
+    return own if started_from is None else f"{started_from}; before that, {own}"
+
+
+def _mixture(config: TrainConfig, manifests: Sequence[Manifest]) -> str:
+    folders = list(map(_data, manifests, config.data.folders))
+    if config.data.weights is not None:
+        folders = [f"{w:g} x {what}" for w, what in zip(config.data.weights, folders, strict=True)]
+    return "; ".join(folders)
+
+
 def _data(manifest: Manifest, folder: str) -> str:
     """Name of the data set, its clips that a training run sees, and where they lie."""
     sizes = {
@@ -134,14 +150,16 @@ def _data(manifest: Manifest, folder: str) -> str:
     }
     counts = ", ".join(f"{size} {split}" for split, size in sizes.items() if size)
     name = manifest.config["data"]["name"]
-    hashed = manifest.config_hash[:12]
-    return f"{name} ({counts} clips; configuration {hashed}), prepared as {folder}"
+    hashes = f"configuration {manifest.config_hash[:12]}, shards {content_hash(manifest)[:12]}"
+    return f"{name} ({counts} clips; {hashes}), prepared as {folder}"
 
 
 def _batch(config: TrainConfig) -> str:
-    each, workers = config.train.batch_size, config.scale.num_workers
-    shared = ", batch norm over all workers" if config.train.sync_batch_norm else ""
-    return f"{each * workers} clips ({each} on each of {workers} workers{shared})"
+    loop, workers = config.train, config.scale.num_workers
+    each, times = loop.batch_size, loop.accumulate_steps
+    shared = ", batch norm over all workers" if loop.sync_batch_norm else ""
+    again = f", {times} times a step" if times > 1 else ""
+    return f"{each * workers * times} clips ({each} on each of {workers} workers{again}{shared})"
 
 
 def _optimiser(loop: LoopConfig) -> str:
@@ -149,18 +167,39 @@ def _optimiser(loop: LoopConfig) -> str:
     rate = f"{name}, learning rate {loop.learning_rate:g} {loop.schedule.value}"
     if loop.schedule is Schedule.LINEAR:
         rate += f" to {loop.final_learning_rate:g} over {loop.schedule_epochs} epochs"
+    if loop.schedule is Schedule.POLY:
+        rate += f" {loop.poly_power:g}"
+    if loop.warmup_steps:
+        rate += f", warm-up {loop.warmup_steps} steps from x {loop.warmup_start_factor:g}"
     if loop.backbone_learning_rate_factor != 1.0:
         rate += f" (backbone x {loop.backbone_learning_rate_factor:g})"
     if loop.frozen_backbone_epochs:
         rate += f", backbone frozen for {min(loop.frozen_backbone_epochs, loop.epochs)} epochs"
-    return f"{rate}, {loop.precision.value}"
+    if loop.max_gradient_norm is not None:
+        rate += f", gradient norm up to {loop.max_gradient_norm:g}"
+    if loop.ema_decay is not None:
+        rate += f"; these weights are a moving average, decay {loop.ema_decay:g}"
+    return rate
+
+
+def _computation(loop: LoopConfig) -> Iterator[str]:
+    """Precision, and what changes speed, memory and rounding."""
+    yield loop.precision.value
+    if loop.channels_last:
+        yield "channels last"
+    if loop.compile:
+        yield "compiled"
+    if loop.checkpoint_backbone:
+        yield "backbone computed again in the backward pass"
 
 
 def _augmentation(loop: LoopConfig) -> Iterator[str]:
+    if loop.crop_scale is not None:
+        yield f"crops of {list(loop.crop_scale)} of the picture, ratio {list(loop.crop_ratio)}"
     if loop.flip:
         yield "half of the clips mirrored"
     if loop.color_jitter is not None:
-        yield f"colours of each frame by up to {list(loop.color_jitter)}"
+        yield f"colours of each {loop.color_jitter_each.value} by up to {list(loop.color_jitter)}"
 
 
 def _loss(config: TrainConfig) -> Iterator[str]:

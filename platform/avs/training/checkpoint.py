@@ -1,10 +1,10 @@
 """Checkpoint folders: self-describing, whole or absent, and runs that point to their best one.
 
-A folder holds weights.safetensors, config.yaml, model_card.md, trainer_state.pt and, written last,
-metrics.json: without it the folder is not a checkpoint. By default the weights hold everything; a
-checkpoint that leaves its frozen audio network out keeps the hash of those weights, is smaller by
-up to 360 MB, and cannot be used where their file is not. Epoch folders are never changed once
-written; ``last.json`` and ``best.json`` of a run point to them and are replaced atomically.
+A folder holds weights.safetensors, config.yaml, model_card.md, trainer_state.pt, lineage.json and,
+written last, metrics.json: without it the folder is not a checkpoint. Without its frozen audio
+network, a checkpoint keeps the hash of those weights, is smaller by up to 360 MB, and cannot be
+used where their file is not. Epoch folders are never changed once written; ``last.json`` and
+``best.json`` of a run point to them and are replaced atomically.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from avs.models.audio import AUDIO_NETWORKS, build_audio_network
 from avs.models.config import ModelConfig
 from avs.models.weights import hash_weights
 from avs.training.config import InferenceConfig
+from avs.training.lineage import Lineage, write_lineage
 
 __all__ = [
     "CHECKPOINT_VERSION",
@@ -78,6 +79,7 @@ def save_checkpoint(
     card: str,
     trainer_state: dict[str, Any] | None,
     leave_out_audio: bool = False,
+    lineage: Lineage | None = None,
 ) -> None:
     """Write a checkpoint folder; what is there is not whole any more, then overwritten.
 
@@ -108,6 +110,8 @@ def save_checkpoint(
         state = io.BytesIO()
         torch.save(trainer_state, state)
         storage.write_bytes(storage.join(uri, "trainer_state.pt"), state.getvalue())
+    if lineage is not None:
+        write_lineage(uri, lineage)
     storage.write_json(storage.join(uri, _LAST_WRITTEN), metrics)
 
 

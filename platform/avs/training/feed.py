@@ -25,7 +25,7 @@ from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.media.masks import resize_mask
 from avs.prepare.manifest import Manifest, read_manifest, shard_uri
 from avs.schema import check_schema, read_clips
-from avs.training.mixture import check_alike
+from avs.training.folders import check_alike
 
 __all__ = [
     "Batch",

@@ -7,27 +7,25 @@ again therefore equals one that was not, and no random state needs to be saved.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 
-from avs.config import dump
-from avs.losses import total_loss
 from avs.training.augment import augment
-from avs.training.card import model_card
-from avs.training.checkpoint import check_alignment, load_checkpoint, save_checkpoint
-from avs.training.config import Precision, TrainConfig
-from avs.training.feed import Batch, epoch_order, padding_flags, prefetch, step_rows
-from avs.training.optimiser import learning_rate, load_state, set_learning_rate
+from avs.training.config import TrainConfig
+from avs.training.feed import Batch, prefetch, step_rows
+from avs.training.mixture import mixed_order
+from avs.training.resume import begin, commit
 from avs.training.run import EpochMetrics, Run
-from avs.training.state import HasTrainingState, TrainingState, Worker
-from avs.training.truth import batch_truth, step_seed
+from avs.training.schedule import learning_rate
+from avs.training.state import TrainingState, Worker
+from avs.training.step import autocast, take_step
+from avs.training.truth import step_seed
 from avs.training.validation import validate
 
 __all__ = ["train"]
@@ -44,33 +42,14 @@ def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
     torch.set_num_threads(config.train.num_threads)
     state = TrainingState(config, worker)
     run = Run(config.out)
-    _resume(state, run)
+    begin(state, run)
     for epoch in range(len(state.history) + 1, config.train.epochs + 1):
         metrics = _epoch(state, epoch, run)
         state.history.append(metrics)
         if worker.rank == 0:
-            _commit(state, run)
+            commit(state, run)
         worker.after_epoch(metrics)
     return state.history
-
-
-def _resume(state: TrainingState, run: Run) -> None:
-    found = run.last_state()
-    if found is None:
-        return
-    uri, trainer = found
-    checkpoint = load_checkpoint(uri)
-    check_alignment(
-        checkpoint, state.clip.audio_alignment, prepared=", ".join(state.config.data.folders)
-    )
-    state.system.load_state_dict(checkpoint.weights)
-    load_state(state.optimizer, trainer["optimizer"])
-    segmenter = state.system.segmenter
-    if isinstance(segmenter, HasTrainingState):
-        segmenter.load_training_state(trainer["segmenter"])
-    state.history = trainer["history"]
-    if state.worker.rank == 0:
-        run.repair(state.history)
 
 
 def _epoch(state: TrainingState, epoch: int, run: Run) -> EpochMetrics:
@@ -80,26 +59,22 @@ def _epoch(state: TrainingState, epoch: int, run: Run) -> EpochMetrics:
     total, stall_s = 0.0, 0.0
     parts: dict[str, float] = {}
     state.start_epoch(epoch)
-    for step, (batch, waited_s) in enumerate(_batches(state, epoch)):
+    for step, (batches, waited_s) in enumerate(_steps(state, epoch)):
         stall_s += waited_s
-        lr = learning_rate(
-            config.train,
-            step + (epoch - 1) * state.num_steps,
-            steps_per_epoch=state.num_steps,
-        )
-        losses = _step(state, batch, lr, seed=step_seed(config.seed, epoch=epoch, step=step))
+        num_steps = step + (epoch - 1) * state.num_steps
+        lr = learning_rate(config.train, num_steps, steps_per_epoch=state.num_steps)
+        seed = step_seed(config.seed, epoch=epoch, step=step)
+        losses = take_step(state, batches, lr, seed=seed, num_steps=num_steps)
         for name, value in losses.items():
             parts[name] = parts.get(name, 0.0) + value
         total += losses["loss"]
         if worker.rank == 0:
-            seen = (step + 1) * config.train.batch_size * worker.world_size
-            rate = seen / (time.monotonic() - start_s)
+            rate = (step + 1) * _clips_per_step(state) / (time.monotonic() - start_s)
             run.report_progress(
                 f"epoch {epoch}/{config.train.epochs} step {step + 1}/{state.num_steps} "
                 f"loss {total / (step + 1):.4f}, {rate:.1f} clips/s"
             )
     train_s = time.monotonic() - start_s
-    _share_buffers(state.system)
     score = _validate(state)
     loss = _mean_over_ranks(total / state.num_steps, worker)
     return {
@@ -108,63 +83,59 @@ def _epoch(state: TrainingState, epoch: int, run: Run) -> EpochMetrics:
         "val_j": score[0],
         "val_f": score[1],
         "learning_rate": lr,
-        "clips_per_s": state.num_steps * config.train.batch_size * worker.world_size / train_s,
+        "clips_per_s": state.num_steps * _clips_per_step(state) / train_s,
         "stall": stall_s / train_s,
         "seconds": time.monotonic() - start_s,
         "parts": {k: v / state.num_steps for k, v in parts.items() if k != "loss"},
     }
 
 
-def _batches(state: TrainingState, epoch: int) -> Iterator[tuple[Batch, float]]:
-    """The batches of an epoch on this rank, augmented by plan, with the seconds waited for each."""
+def _clips_per_step(state: TrainingState) -> int:
+    """On all ranks."""
+    loop = state.config.train
+    return loop.batch_size * loop.accumulate_steps * state.worker.world_size
+
+
+def _steps(state: TrainingState, epoch: int) -> Iterator[tuple[list[Batch], float]]:
+    """The micro-batches of each step of an epoch on this rank, augmented by plan, with the seconds
+    waited for them."""
     config, worker = state.config, state.worker
-    order = epoch_order(len(state.reader), seed=config.seed, epoch=epoch)
-    rows = [
-        step_rows(
+    count = config.train.accumulate_steps
+    stream = prefetch(state.reader, _planned_rows(state, epoch))
+    for step in range(state.num_steps):
+        batches, waited_s = [], 0.0
+        for place in range(step * count, (step + 1) * count):
+            start_s = time.monotonic()
+            batch = next(stream).to(worker.device)
+            waited_s += time.monotonic() - start_s
+            augment(batch, loop=config.train, seed=[config.seed, epoch, place, worker.rank])
+            batches.append(batch)
+        yield batches, waited_s
+
+
+def _planned_rows(state: TrainingState, epoch: int) -> list[list[int]]:
+    """The rows of this rank's micro-batches; a step's clips do not depend on how it is cut."""
+    config, worker = state.config, state.worker
+    each, count = config.train.batch_size, config.train.accumulate_steps
+    order = mixed_order(state.folder_sizes, config.data.weights, seed=config.seed, epoch=epoch)
+    planned = []
+    for step in range(state.num_steps):
+        rows = step_rows(
             order,
             step=step,
             rank=worker.rank,
             world_size=worker.world_size,
-            batch_size=config.train.batch_size,
+            batch_size=each * count,
         )
-        for step in range(state.num_steps)
-    ]
-    stream = prefetch(state.reader, rows)
-    for step in range(state.num_steps):
-        start_s = time.monotonic()
-        batch = next(stream).to(worker.device)
-        waited_s = time.monotonic() - start_s
-        augment(batch, loop=config.train, seed=[config.seed, epoch, step, worker.rank])
-        yield batch, waited_s
+        planned += [rows[first : first + each] for first in range(0, len(rows), each)]
+    return planned
 
 
-def _step(state: TrainingState, batch: Batch, lr: float, *, seed: int) -> dict[str, float]:
-    set_learning_rate(state.optimizer, lr)
-    with autocast(state.config.train.precision, state.worker.device):
-        output = state.ddp(batch.frames, batch.sound, padding_flags(batch))
-    truth = batch_truth(batch, category_names=state.model_config.category_names, seed=seed)
-    losses = total_loss(state.system.segmenter, output, truth, config=state.loss_config)
-    state.optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    state.optimizer.step()
-    values = {name: float(value.detach()) for name, value in losses.items()}
-    if not math.isfinite(values["loss"]):
-        raise FloatingPointError(
-            f"the loss is {values['loss']} on {batch.clip_ids}: lower train.learning_rate"
-        )
-    return values
-
-
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 where asked for."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16)
-
-
-def _share_buffers(system: nn.Module) -> None:
+def _share(tensors: Iterable[Tensor]) -> None:
     """Give all ranks rank 0's batch-norm statistics: validation and the checkpoint use those."""
     if dist.is_initialized():
-        for buffer in system.buffers():
-            dist.broadcast(buffer, src=0)
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def _mean_over_ranks(value: float, worker: Worker) -> float:
@@ -176,44 +147,20 @@ def _mean_over_ranks(value: float, worker: Worker) -> float:
 
 
 def _validate(state: TrainingState) -> tuple[float | None, float | None]:
+    """J and F of the weights that are saved."""
+    average, worker, loop = state.average, state.worker, state.config.train
+    _share(state.system.buffers())
+    if average is not None:
+        _share(average.values[name] for name in average.buffers)
     if state.val_reader is None:
         return None, None
-    worker, loop = state.worker, state.config.train
     mine = range(worker.rank, len(state.val_reader), worker.world_size)
     rows = [mine[i : i + loop.batch_size] for i in range(0, len(mine), loop.batch_size)]
-    with autocast(loop.precision, worker.device):
+    averaged = nullcontext() if average is None else average.in_place(state.system)
+    with averaged, autocast(loop.precision, worker.device):
         return validate(
             state.system,
             (b.to(worker.device) for b in prefetch(state.val_reader, [list(r) for r in rows])),
             num_classes=state.model_config.num_classes,
             device=worker.device,
         )
-
-
-def _commit(state: TrainingState, run: Run) -> None:
-    metrics = state.history[-1]
-    state.worker.check_lease()
-    plain = dump(state.config)
-    trainer = {"optimizer": state.optimizer.state_dict(), "history": state.history}
-    segmenter = state.system.segmenter
-    if isinstance(segmenter, HasTrainingState):
-        trainer["segmenter"] = segmenter.training_state()
-    save_checkpoint(
-        run.epoch_uri(metrics["epoch"]),
-        weights=state.system.state_dict(),
-        leave_out_audio=not (
-            state.config.checkpoint.self_contained or state.system.audio.trainable
-        ),
-        config={**plain, "model": dump(state.model_config)},
-        clip=state.clip,
-        metrics=metrics,
-        card=model_card(
-            replace(state.config, model=state.model_config),
-            metrics,
-            manifests=list(state.reader.manifests.values()),
-            audio_trained=state.system.audio.trainable,
-        ),
-        trainer_state=trainer,
-    )
-    state.worker.check_lease()
-    run.commit(state.history)

@@ -1,46 +1,44 @@
-"""Which prepared folders belong together: in one training, or a training and its tests."""
+"""Which clips of several folders an epoch holds: each as often as its folder's weight says.
+
+A weight of 2.5 is every clip twice and half of them once more; the halves change from epoch to
+epoch. A pure function of (seed, epoch), as all of the order is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from avs.datasets import dataset_spec
-from avs.errors import DataError
-from avs.prepare.manifest import Manifest
+import numpy as np
 
-__all__ = ["check_alike"]
+from avs.training.feed import epoch_order
+
+__all__ = ["epoch_size", "mixed_order"]
 
 
-def check_alike(manifests: Mapping[str, Manifest], *, with_size: bool = False) -> None:
-    """Refuse folders whose clips cannot be in one batch, or be scored by one model.
+def epoch_size(sizes: Sequence[int], weights: Sequence[float] | None) -> int:
+    """How many clips an epoch has. sizes: clips of each folder; weights: None = 1 each."""
+    return sum(_counts(sizes, weights))
 
-    manifests: by folder. with_size: frames must be of one size, too.
 
-    Raises:
-        DataError: names the folder, the key and both values.
+def mixed_order(
+    sizes: Sequence[int], weights: Sequence[float] | None, *, seed: int, epoch: int
+) -> np.ndarray:
+    """The rows of an epoch in their order; rows count through the folders, one after another.
+
+    Where all weights are 1, the order is that of the folders without weights.
     """
-    (first, wanted), *others = ((folder, _kind(m, with_size)) for folder, m in manifests.items())
-    for folder, mine in others:
-        for key, value in mine.items():
-            if value != wanted[key]:
-                raise DataError(
-                    f"{folder} has {key}={_shown(value)}, {first} has {key}={_shown(wanted[key])}: "
-                    "prepare both alike, or leave one of them out."
-                )
+    rows, first = [], 0
+    for place, (size, count) in enumerate(zip(sizes, _counts(sizes, weights), strict=True)):
+        times, rest = divmod(count, size)
+        chosen = np.random.default_rng([seed, epoch, place]).permutation(size)[:rest]
+        rows.append(first + np.concatenate([np.tile(np.arange(size), times), np.sort(chosen)]))
+        first += size
+    held = np.concatenate(rows).astype(np.int64)
+    order: np.ndarray = held[epoch_order(len(held), seed=seed, epoch=epoch)]
+    return order
 
 
-def _kind(manifest: Manifest, with_size: bool) -> dict[str, Any]:
-    """What clips that belong together have in common, by the key that decides it."""
-    form, data = manifest.format, manifest.config["data"]
-    return {
-        "data.num_frames": form.num_frames,
-        "data.image_size_px": (form.height_px, form.width_px) if with_size else None,
-        "data.audio.alignment": manifest.audio_alignment.value,
-        "classes": form.class_names,
-        "audio padding": dataset_spec(data["name"]).pad,
-    }
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _counts(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:
+    if weights is None:
+        return list(sizes)
+    return [max(1, round(w * size)) for w, size in zip(weights, sizes, strict=True)]

@@ -1,4 +1,4 @@
-"""The optimiser of every published recipe, Adam, and its learning rate over a run.
+"""The optimiser of every published recipe: Adam.
 
 On a CPU torch's fused form is taken: one pass over parameters, gradients and moments instead of
 ten, the same numbers up to float32 rounding (PVT-v2-b5, two cores: a third of the time). It reads
@@ -9,7 +9,6 @@ parameter's in a dimension of 1 (pytorch issue 106951), as those of PVT's depthw
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,9 +16,9 @@ import torch
 from torch import nn
 
 from avs.models import AvsSystem
-from avs.training.config import LoopConfig, Schedule
+from avs.training.config import LoopConfig
 
-__all__ = ["adam", "build_optimizer", "learning_rate", "load_state", "set_learning_rate"]
+__all__ = ["adam", "build_optimizer", "load_state", "set_learning_rate"]
 
 
 def build_optimizer(system: AvsSystem, loop: LoopConfig) -> torch.optim.Optimizer:
@@ -84,19 +83,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Let each group of :func:`build_optimizer` learn at its factor times ``lr``."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["factor"]
-
-
-def learning_rate(loop: LoopConfig, step: int, *, steps_per_epoch: int) -> float:
-    """The rate of a step of the run, counted from 0 over all epochs."""
-    if loop.schedule is Schedule.CONSTANT:
-        return loop.learning_rate
-    if loop.schedule is Schedule.LINEAR:
-        assert loop.final_learning_rate is not None
-        assert loop.schedule_epochs is not None
-        done = min(step // steps_per_epoch / loop.schedule_epochs, 1.0)
-        return loop.learning_rate + done * (loop.final_learning_rate - loop.learning_rate)
-    done = step / (loop.epochs * steps_per_epoch)
-    return loop.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _lay_out_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:

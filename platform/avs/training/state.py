@@ -14,13 +14,18 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from avs.datasets import dataset_spec
 from avs.losses import LossConfig, LossKind
 from avs.models import AUDIO_NETWORKS, MODELS, AvsSystem, ModelConfig, build_system
 from avs.training.checkpoint import ClipSpec
-from avs.training.config import TrainConfig
+from avs.training.compute import prepare_networks
+from avs.training.config import Precision, TrainConfig
+from avs.training.ema import WeightAverage
 from avs.training.feed import ClipReader, steps_per_epoch
+from avs.training.lineage import Lineage
+from avs.training.mixture import epoch_size
 from avs.training.optimiser import build_optimizer
 from avs.training.run import EpochMetrics
 
@@ -99,15 +104,37 @@ class TrainingState:
             # Not the audio network: frozen ones keep their statistics, the small one its own rule.
             convert = nn.SyncBatchNorm.convert_sync_batchnorm
             self.system.segmenter = convert(self.system.segmenter)  # type: ignore[no-untyped-call]
+        prepare_networks(self.system, model=self.model_config, loop=config.train)
         self.optimizer = build_optimizer(self.system, config.train)
+        self.scaler = GradScaler(
+            worker.device.type, enabled=config.train.precision is Precision.FP16
+        )
+        self.average: WeightAverage | None = None
+        if config.train.ema_decay is not None:
+            self.average = WeightAverage(self.system, decay=config.train.ema_decay)
         self.ddp: nn.Module  # of an epoch: start_epoch() makes it
         self._backbone = self.system.segmenter.get_submodule("backbone")
         self._trainable = [p for p in self._backbone.parameters() if p.requires_grad]
         self._frozen: bool | None = None
         self.history: list[EpochMetrics] = []
+        self.lineage: Lineage | None = None  # of rank 0, which writes it
         self.num_steps = steps_per_epoch(
-            len(self.reader), world_size=worker.world_size, batch_size=config.train.batch_size
+            epoch_size(self.folder_sizes, config.data.weights),
+            world_size=worker.world_size,
+            batch_size=config.train.batch_size * config.train.accumulate_steps,
         )
+
+    @property
+    def folder_sizes(self) -> list[int]:
+        """Train clips of each folder, as the rows of the reader follow each other."""
+        shards = [manifest.split_shards("train") for manifest in self.reader.manifests.values()]
+        return [sum(shard.num_rows for shard in own) for own in shards]
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is validated and saved: the average where there is one."""
+        if self.average is None:
+            return self.system.state_dict()
+        return self.average.state_dict(self.system)
 
     def start_epoch(self, epoch: int) -> None:
         """Put the networks in training mode for an epoch (from 1), the backbone as it says."""

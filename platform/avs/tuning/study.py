@@ -29,8 +29,8 @@ from avs.training.checkpoint import resolve_checkpoint
 from avs.training.config import MixtureConfig, TrainConfig
 from avs.training.distributed import check_resources
 from avs.training.feed import ClipReader
+from avs.training.folders import check_alike
 from avs.training.loop import train
-from avs.training.mixture import check_alike
 from avs.training.run import Run
 from avs.training.state import Worker
 from avs.tuning.study_config import StudyConfig, read_groups

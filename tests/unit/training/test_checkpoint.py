@@ -172,7 +172,7 @@ def test_a_copy_is_complete_only_at_its_end(
 
     monkeypatch.setattr(storage, "write_bytes", note)
     copy_checkpoint(str(best), str(target))
-    assert sorted(written) == sorted(FILES)
+    assert sorted(written) == sorted([*FILES, "lineage.json"])
     assert written[-1] == "metrics.json"
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from made_clips import SIZE_PX, data_config, prepare
@@ -18,8 +19,9 @@ from avs.prepare.manifest import read_manifest
 from avs.training.card import model_card
 from avs.training.checkpoint import load_checkpoint
 from avs.training.config import MixtureConfig
-from avs.training.feed import ClipReader
+from avs.training.feed import ClipReader, epoch_order
 from avs.training.loop import train
+from avs.training.mixture import epoch_size, mixed_order
 from avs.training.run import Run
 from avs.training.state import TrainingState, Worker
 
@@ -83,12 +85,58 @@ def test_one_folder_and_a_list_are_both_taken(tmp_path: Path) -> None:
     one: Any = build(MixtureConfig, {"prepared": "a"}, path="data")
     two: Any = build(MixtureConfig, {"prepared": ["a", "b"]}, path="data")
     assert (one.folders, two.folders) == (["a"], ["a", "b"])
-    assert dump(one.map_folders(str.upper)) == {"prepared": "A"}
-    assert dump(two.map_folders(str.upper)) == {"prepared": ["A", "B"]}
+    assert dump(one.map_folders(str.upper)) == {"prepared": "A", "weights": None}
+    assert dump(two.map_folders(str.upper)) == {"prepared": ["A", "B"], "weights": None}
     with pytest.raises(ConfigError, match="names a more than once"):
         MixtureConfig(prepared=["a", "b", "a"])
     with pytest.raises(ConfigError, match=r"prepared=\[\] names no folder"):
         MixtureConfig(prepared=[])
+
+
+def test_an_epoch_holds_each_folder_as_often_as_its_weight_says() -> None:
+    sizes, weights = [4, 6, 10], [1.0, 2.5, 0.3]
+    assert epoch_size(sizes, weights) == 4 + 15 + 3
+    orders = [mixed_order(sizes, weights, seed=1, epoch=epoch).tolist() for epoch in range(1, 101)]
+    assert orders[0] == mixed_order(sizes, weights, seed=1, epoch=1).tolist()
+    assert orders[0] != mixed_order(sizes, weights, seed=2, epoch=1).tolist()
+    counts = np.array([np.bincount(order, minlength=20) for order in orders])
+    assert (counts[:, :4] == 1).all()
+    assert set(counts[:, 4:10].ravel()) == {2, 3}
+    assert set(counts[:, 10:].ravel()) == {0, 1}
+    assert (counts[:, 4:10].sum(axis=1) == 15).all()
+    # over many epochs no clip is left behind
+    assert counts[:, 10:].mean(axis=0) == pytest.approx([0.3] * 10, abs=0.15)
+    assert counts[:, 4:10].mean(axis=0) == pytest.approx([2.5] * 6, abs=0.15)
+
+
+def test_weights_of_one_leave_the_order_as_it_is() -> None:
+    plain = epoch_order(10, seed=3, epoch=2).tolist()
+    assert mixed_order([4, 6], None, seed=3, epoch=2).tolist() == plain
+    assert mixed_order([4, 6], [1.0, 1.0], seed=3, epoch=2).tolist() == plain
+    assert mixed_order([4, 6], [1e-9, 1.0], seed=3, epoch=2).size == 7  # none is left out
+
+
+@pytest.mark.parametrize(
+    ("weights", "why"), [([1.0], "has 1 values.*2 folders"), ([1.0, 0.0], "each above 0")]
+)
+def test_weights_that_do_not_fit_the_folders_are_refused(weights: list[float], why: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.weights=.*{why}"):
+        MixtureConfig(prepared=["a", "b"], weights=weights)
+
+
+def test_a_weighted_run_has_the_steps_of_its_epoch_and_its_card_says_how_often(
+    prepared: Path, single: Path, tmp_path: Path
+) -> None:
+    data = MixtureConfig(prepared=[str(prepared), str(single)], weights=[0.5, 3.0])
+    config = replace(train_config(prepared, tmp_path / "run", epochs=1), data=data)
+    assert data.map_folders(str).weights == [0.5, 3.0]
+    state = TrainingState(config, Worker())
+    assert state.folder_sizes == [8, 2]
+    assert state.num_steps == (4 + 6) // 2
+    train(config, Worker())
+    card = (Path(load_checkpoint(config.out).uri) / "model_card.md").read_text()
+    assert "| trained on | 0.5 x ms3 (" in card
+    assert "; 3 x s4 (" in card
 
 
 def _backbone(out: str, epoch: int) -> dict[str, torch.Tensor]:

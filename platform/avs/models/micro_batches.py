@@ -1,0 +1,57 @@
+"""Losses of a step that goes through the networks in several parts.
+
+A loss is a sum divided by a count over the step, and the parts' losses are summed; each part
+therefore needs the count of all of them before its own backward pass. For a mean over the frames
+with ground truth the counts follow from the masks alone, so a part's share of the labelled frames
+is known before the first forward pass, and its count divided by the share is exactly the step's.
+Means over something else (clips, objects, anchors) are weighted by the same share: an
+approximation, exact where that goes with the labelled frames; and contrasted clips are those of
+one part. A part without labelled frames has the share 0, which divides to an infinite count and
+adds 0.
+
+Shapes: M micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["micro_batch", "shares_of_step", "whole_step"]
+
+_share: ContextVar[Tensor | None] = ContextVar("share", default=None)
+
+
+def shares_of_step(num_labelled_M: Tensor) -> Tensor:
+    """The share of each micro-batch in the labelled frames of a step on all ranks, [M] float32.
+
+    num_labelled_M: frames with ground truth of this rank, one number a micro-batch; every rank must
+    call it. Where no frame of the step is labelled, equal shares.
+    """
+    counts_M = num_labelled_M.to(torch.float32)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts_M)
+    if not counts_M.any():
+        counts_M = torch.ones_like(counts_M)
+    return counts_M / counts_M.sum()
+
+
+@contextmanager
+def micro_batch(share: Tensor | None) -> Iterator[None]:
+    """Losses inside are those of a part that holds ``share`` of the step; None = the whole."""
+    token = _share.set(share)
+    try:
+        yield
+    finally:
+        _share.reset(token)
+
+
+def whole_step(counts: Tensor) -> Tensor:
+    """Counts of a micro-batch over all ranks -> of the step that it is a part of."""
+    share = _share.get()
+    return counts if share is None else counts / share.to(counts)
