@@ -20,6 +20,7 @@ from avs.progress import Progress
 from avs.report.evaluation import write_report
 from avs.training.checkpoint import check_alignment, load_checkpoint
 from avs.training.feed import ClipReader
+from avs.training.lineage import clip_ids, overlap_warnings, read_lineage
 
 __all__ = ["evaluate"]
 
@@ -45,6 +46,11 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
         )
     check_alignment(checkpoint, reader.manifest.audio_alignment, prepared=prepared)
     say(f"evaluate: {checkpoint.uri} on {len(reader)} clips of {config.split}")
+    leaks = overlap_warnings(
+        read_lineage(checkpoint.uri), clip_ids(prepared, reader.manifest, split=config.split)
+    )
+    for leak in leaks:
+        say(f"evaluate: warning: {leak}")
     rows = _score(config, reader, checkpoint.uri, prepared, say)
     try:
         conditions = combine(
@@ -56,7 +62,7 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
     except ValueError:
         raise DataError(f"split={config.split} of {prepared} has no ground truth.") from None
     metrics = _metrics(config, checkpoint.uri, conditions)
-    metrics["data_warnings"] = reader.manifest.warnings
+    metrics["data_warnings"] = [*reader.manifest.warnings, *leaks]
     if config.objects:
         metrics["objects"] = sum_objects(rows)
     write_report(out, metrics=metrics, rows=rows, run=_run_of(checkpoint.uri), class_names=names)
