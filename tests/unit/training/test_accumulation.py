@@ -21,6 +21,7 @@ from avs.models.types import ModelOutput
 from avs.training.config import TrainConfig
 from avs.training.feed import Batch
 from avs.training.loop import _steps, train
+from avs.training.resume import begin, commit
 from avs.training.run import Run
 from avs.training.state import TrainingState, Worker
 from avs.training.step import take_step
@@ -194,3 +195,15 @@ def test_a_scaled_loss_changes_the_weights_as_one_that_is_not(
     plain, scaled = weights(scaled=False), weights(scaled=True)
     for name, value in plain.items():
         torch.testing.assert_close(scaled[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_the_scale_of_the_loss_is_gone_on_with(prepared: Path, tmp_path: Path) -> None:
+    config = step_config(prepared, tmp_path / "run")
+    state, other = (TrainingState(config, Worker()) for _ in range(2))
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    state.scaler.scale(torch.ones(1))  # it has no scale before it is first asked
+    state.history = [{"epoch": 1, "loss": 1.0, "val_j": None, "val_f": None}]
+    commit(state, Run(config.out))
+    other.scaler = torch.amp.GradScaler("cpu")
+    begin(other, Run(config.out))
+    assert other.scaler.get_scale() == 8.0
