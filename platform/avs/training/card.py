@@ -57,7 +57,7 @@ def model_card(
 | optimiser | {_optimiser(loop)} |
 | augmentation | {", ".join(_augmentation(loop)) or "none"} |
 | loss | {" + ".join(_loss(config))} |
-| computation | {", ".join(_computation(loop))} |
+| computation | {", ".join(_computation(loop)) or "plain"} |
 | validation | {score} (AVSBench protocol, test batch of one clip) |
 
 No figure of this card is a published one: it is what this run measured.
@@ -177,14 +177,14 @@ def _optimiser(loop: LoopConfig) -> str:
         rate += f", backbone frozen for {min(loop.frozen_backbone_epochs, loop.epochs)} epochs"
     if loop.max_gradient_norm is not None:
         rate += f", gradient norm up to {loop.max_gradient_norm:g}"
+    rate += f", {loop.precision.value}"
     if loop.ema_decay is not None:
         rate += f"; these weights are a moving average, decay {loop.ema_decay:g}"
     return rate
 
 
 def _computation(loop: LoopConfig) -> Iterator[str]:
-    """Precision, and what changes speed, memory and rounding."""
-    yield loop.precision.value
+    """What changes speed, memory and rounding."""
     if loop.channels_last:
         yield "channels last"
     if loop.compile:
