@@ -48,6 +48,8 @@ def train_distributed(
     """
     config.out = storage.absolute(config.out)
     config.data = config.data.map_folders(storage.absolute)
+    if config.train.init_from is not None:  # workers run in folders of their own
+        config.train.init_from = storage.absolute(config.train.init_from)
     for folder in config.data.folders:
         read_manifest(folder).split_shards("train")
     check_resources(config.scale)
