@@ -7,7 +7,6 @@ early stopping, because a variant that learns slowly at first would not get the 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +33,7 @@ from avs.training.loop import train
 from avs.training.run import Run
 from avs.training.state import Worker
 from avs.tuning.study_config import StudyConfig, read_groups
+from avs.tuning.tuner import last_line, run_trials
 
 __all__ = ["run_study"]
 
@@ -115,32 +115,23 @@ def _cell(
 def _run(
     cells: list[_Cell], out: str, scale: ScaleConfig, *, owner: str, say: Callable[[str], None]
 ) -> None:
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    resources = {"CPU": scale.cpus_per_worker}
-    if scale.gpus_per_worker:
-        resources["GPU"] = scale.gpus_per_worker
-
     def trial(values: dict[str, Any]) -> None:
         _train_and_test(cells[values["cell"]], out=out, owner=owner)
 
-    bookkeeping = storage.join(out, "_tune")
-    storage.remove(bookkeeping)
-    results: Any = tune.Tuner(
-        tune.with_resources(trial, resources),
+    results = run_trials(
+        trial,
+        scale=scale,
         param_space={"cell": tune.grid_search(list(range(len(cells))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=scale.num_workers),
-        run_config=tune.RunConfig(
-            name="study", storage_path=bookkeeping, verbose=0, callbacks=[_Say(say, cells)]
-        ),
-    ).fit()
-    storage.remove(bookkeeping)
+        bookkeeping=storage.join(out, "_tune"),
+        progress=_Live(say, cells),
+    )
     failed = [(cells[r.config["cell"]].name, r.error) for r in results if r.error is not None]
     if failed:
         name, error = failed[0]
-        reason = str(error).strip().splitlines()[-1]
         raise AvsError(
-            f"{len(failed)} of {len(cells)} trainings failed, {name} with {reason}. The others "
-            "are done; the same command goes on."
+            f"{len(failed)} of {len(cells)} trainings failed, {name} with {last_line(error)}. "
+            "The others are done; the same command goes on."
         )
 
 
@@ -186,45 +177,29 @@ def _write(config: StudyConfig, out: str, scores: dict[str, Any]) -> str:
     return text
 
 
-class _Say(tune.Callback):
+class _Live:
     """Tells how trainings go on."""
 
     def __init__(self, say: Callable[[str], None], cells: list[_Cell]) -> None:
         self._say, self._cells, self._ended = say, cells, 0
 
-    def on_trial_result(
-        self,
-        iteration: int,  # noqa: ARG002 (the signatures are Ray's)
-        trials: list[Any],  # noqa: ARG002
-        trial: Any,
-        result: dict[str, Any],
-        **info: Any,  # noqa: ARG002
-    ) -> None:
+    def on_result(self, config: dict[str, Any], result: dict[str, Any]) -> None:
+        """An epoch, or that the tests are done."""
         score = result["val_j"]
         told = "tested" if result.get("tested") else f"epoch {result['epoch']}"
         shown = "" if score is None else f", val J {score:.3f}"
-        self._say(f"study: {self._name(trial)} {told}{shown}")
+        self._say(f"study: {self._name(config)} {told}{shown}")
 
-    def on_trial_complete(
-        self,
-        iteration: int,  # noqa: ARG002
-        trials: list[Any],  # noqa: ARG002
-        trial: Any,
-        **info: Any,  # noqa: ARG002
-    ) -> None:
+    def on_end(self, config: dict[str, Any]) -> None:
+        """A training and its tests."""
         self._ended += 1
-        self._say(f"study: {self._name(trial)} ended, {self._ended} of {len(self._cells)}")
+        self._say(f"study: {self._name(config)} ended, {self._ended} of {len(self._cells)}")
 
-    def on_trial_error(
-        self,
-        iteration: int,  # noqa: ARG002
-        trials: list[Any],  # noqa: ARG002
-        trial: Any,
-        **info: Any,  # noqa: ARG002
-    ) -> None:
+    def on_failure(self, config: dict[str, Any], error: str, *, final: bool) -> None:  # noqa: ARG002
+        """A failure; a study tries none again by itself."""
         self._ended += 1
-        self._say(f"study: {self._name(trial)} failed, {self._ended} of {len(self._cells)}")
+        self._say(f"study: {self._name(config)} failed, {self._ended} of {len(self._cells)}")
 
-    def _name(self, trial: Any) -> str:
-        place: int = trial.config["cell"]
+    def _name(self, config: dict[str, Any]) -> str:
+        place: int = config["cell"]
         return self._cells[place].name
