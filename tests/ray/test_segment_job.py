@@ -1,4 +1,4 @@
-"""The bucket job, evaluation and the sweep on a local cluster."""
+"""The bucket job and evaluation on a local cluster."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
 from small_configs import TWO_WORKERS
 
 from avs import Predictor
-from avs.config import parse
 from avs.datasets import DataConfig
 from avs.datasets.synthetic import Layout, SyntheticConfig, write_synthetic
 from avs.errors import CheckpointError, ConfigError, DataError, RejectBudgetError
@@ -22,10 +19,7 @@ from avs.inference.evaluation import evaluate
 from avs.inference.outputs import OutputKind
 from avs.prepare import PrepareConfig
 from avs.prepare.pipeline import prepare
-from avs.training import TrainConfig
 from avs.training.config import PreparedConfig
-from avs.tuning.config import TuneConfig
-from avs.tuning.sweep import tune_sweep
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
@@ -187,34 +181,3 @@ def test_evaluation_refuses_sound_that_is_aligned_otherwise(
     with pytest.raises(DataError, match=r"alignment=avsbench, but .* exact: prepare"):
         evaluate(_evaluation(exact, prepared, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_a_sweep_writes_a_configuration_that_trains_and_its_checkpoint(
-    prepared: Path, tmp_path: Path
-) -> None:
-    repo = Path(__file__).parents[2]
-    from hydra import compose, initialize_config_dir
-
-    overrides = [
-        f"data.prepared='{prepared}'",
-        f"out='{tmp_path / 'sweep'}'",
-        "search.num_trials=2",
-        "train.epochs=2",
-        "train.image_size_px=32",
-        "model.options.fusion_width=16",
-    ]
-    with initialize_config_dir(str(repo / "configs"), version_base="1.3"):
-        config = parse(compose("tune", overrides), TuneConfig)
-    best = tune_sweep(config, say=lambda _: None)
-
-    trials = json.loads((tmp_path / "sweep" / "trials.json").read_text())
-    assert best["val_j"] == max(t["val_j"] for t in trials)
-    assert len(trials) == 2
-    with initialize_config_dir(str(tmp_path / "sweep"), version_base="1.3"):
-        again = parse(compose("best", [f"out={tmp_path / 'again'}"]), TrainConfig)
-    assert again.train.learning_rate == best["values"]["train.learning_rate"]
-    plain = yaml.safe_load((tmp_path / "sweep" / "checkpoint" / "config.yaml").read_text())
-    assert plain["model"]["options"]["fusion_width"] == best["values"]["model.options.fusion_width"]
-    predictor = Predictor.from_checkpoint(str(tmp_path / "sweep" / "checkpoint"))
-    frames = np.zeros((2, 32, 32, 3), np.uint8)
-    assert len(list(predictor.segment(frames, None, size_px=(20, 30)))) == 2

@@ -1,207 +1,196 @@
-"""The sweep on Ray Tune: random search with ASHA early stopping, one process a trial.
+"""The sweep on Ray Tune: random, grid or TPE with ASHA early stopping, one process a trial.
 
 A trial is the plain training loop in a Tune function, not a TorchTrainer inside a trial: that
 would cost about 15 s a trial and a second set of placement groups on two cores.
+
+A sweep that was killed is rebuilt from its trial folders and not by ``Tuner.restore``. Ray writes
+its snapshot of an experiment every few seconds: kill -9 of the driver loses the trials since then
+with what the searcher knew of them, and a restored experiment keeps its number of trials and its
+resources. Here every trial is written down before it starts, every epoch is committed by the run
+itself, and samplers and ASHA are functions of both, so there is no moment at which a kill costs
+more than the epoch that was running; the budget and the cluster may change between two starts.
 """
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import ray
 import torch
-import yaml
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from avs import storage
-from avs.config import build, dump
-from avs.errors import AvsError
 from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
-from avs.training.checkpoint import copy_checkpoint, resolve_checkpoint
 from avs.training.config import TrainConfig
 from avs.training.distributed import check_resources
 from avs.training.loop import train
+from avs.training.run import Run
 from avs.training.state import Worker
-from avs.tuning.config import TuneConfig
-from avs.tuning.space import Dimension, apply
+from avs.tuning.claim import claim_sweep
+from avs.tuning.config import Sampler, TuneConfig
+from avs.tuning.latency import measure_latency
+from avs.tuning.leaderboard import end_line, epoch_line, short_values
+from avs.tuning.plan import SweepPlan, max_concurrent
+from avs.tuning.records import EPOCH_KEYS, Status, TrialRecord, load_record, trial_folder
+from avs.tuning.results import train_command, write_results, write_tables
+from avs.tuning.sampling import num_grid_points
+from avs.tuning.schedule import PlanSearcher, make_scheduler
+from avs.tuning.tpe import check_installed
+from avs.tuning.tuner import run_trials
 
 __all__ = ["tune_sweep"]
 
-_HYDRA = {
-    "defaults": [
-        "_self_",
-        {"override hydra/job_logging": "none"},
-        {"override hydra/hydra_logging": "none"},
-    ],
-    "hydra": {"run": {"dir": "."}, "output_subdir": None},
-}
+_TABLES_EVERY_S = 60.0
 
 
 def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Search; write ``out/best.yaml``, ``out/checkpoint`` and ``out/trials.json``.
+    """Search, or go on; write what :mod:`avs.tuning.results` tells below ``config.out``.
 
-    ``best.yaml`` is a configuration for ``jobs/train.py --config-dir OUT --config-name best``.
-    Returns the row of the best trial: ``trial``, ``val_j``, ``val_f``, ``epochs``, ``values``.
+    Returns the row of the best trial: ``trial``, ``val_j``, ``val_f``, ``epochs``, ``values``, ....
 
     Raises:
-        ConfigError: a trial would not fit the cluster.
+        ConfigError: a trial would not fit the cluster; ``out`` holds something else.
         AvsError: every trial failed; the message is the first one's.
+        KeyboardInterrupt: Ctrl-C; the tables are written, the same command goes on.
     """
-    out = storage.absolute(config.out)
-    config.out = out
-    config.data = config.data.map_folders(storage.absolute)
-    for folder in config.data.folders:
-        read_manifest(folder).split_shards("val")
-    check_resources(
-        ScaleConfig(
-            num_workers=1,
-            cpus_per_worker=config.scale.cpus_per_worker,
-            gpus_per_worker=config.scale.gpus_per_worker,
-        )
+    config = replace(
+        config,
+        out=storage.absolute(config.out),
+        data=config.data.map_folders(storage.absolute),
     )
-    with Lease(out, job="tune", say=say) as lease:
-        for name in ("best.yaml", "checkpoint", "trials.json", "trials", "_tune"):
-            storage.remove(storage.join(out, name))
-        results = _run(config, out, lease.owner, say)
+    for folder in config.data.folders:
+        manifest = read_manifest(folder)
+        manifest.split_shards("val")
+    config = config.for_data(semantic=len(manifest.format.class_names) > 2)
+    if config.search.sampler is Sampler.TPE:
+        check_installed()
+    if config.search.sampler is Sampler.GRID:
+        _tell_grid(config, say)
+    one = config.trial_config().scale
+    check_resources(one)
+    with Lease(config.out, job="tune", say=say) as lease:
+        claim_sweep(config)
+        plan = SweepPlan(config, check_lease=lease.check)
+        _tell_start(config, plan, say)
+        _run(config, plan, one, owner=lease.owner, say=say)
         lease.check()
-        rows = _rows(results)
-        best = max(rows, key=lambda row: float(row["val_j"]))
-        _write_best(config, out, best)
-        storage.write_json(storage.join(out, "trials.json"), rows)
-    say(f"tune: best {best['trial']}: J {best['val_j']:.3f} with {best['values']}")
-    say(f"tune: train it with: jobs/train.py --config-dir {out} --config-name best out=DIR")
-    return best
+        best = write_results(config, plan)
+    say(f"tune: best is {best.name}: J {best.val_j:.3f} with {short_values(best.values)}")
+    say(f"tune: train it with: {train_command(config.out)}")
+    return best.row()
 
 
-def _run(config: TuneConfig, out: str, owner: str, say: Callable[[str], None]) -> Any:
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    base, scale, search = dump(config.trial_config()), config.scale, config.search
-    resources = {"CPU": scale.cpus_per_worker}
-    if scale.gpus_per_worker:
-        resources["GPU"] = scale.gpus_per_worker
+def _tell_grid(config: TuneConfig, say: Callable[[str], None]) -> None:
+    num_points, limit = num_grid_points(config.full_space()), config.search.num_trials
+    if limit is not None and limit < num_points:
+        say(f"tune: search.num_trials={limit} takes the first of {num_points} grid points")
+
+
+def _tell_start(config: TuneConfig, plan: SweepPlan, say: Callable[[str], None]) -> None:
+    if plan.records:
+        num_done = len(plan.records) - plan.num_resumed
+        say(f"tune: {num_done} trials are done, {plan.num_resumed} go on")
+    if plan.is_time_up:
+        say(f"tune: search.max_seconds={config.search.max_seconds:g} are spent")
+
+
+def _run(
+    config: TuneConfig,
+    plan: SweepPlan,
+    one: ScaleConfig,
+    *,
+    owner: str,
+    say: Callable[[str], None],
+) -> None:
+    """Run trials until the plan has none. Raises KeyboardInterrupt where that was cut short."""
+    first = plan.next()
+    if first is None:
+        return
 
     def trial(values: dict[str, Any]) -> None:
-        _trial(base, values, out=out, owner=owner)
+        _trial(config, values["trial"], owner=owner)
 
-    tuner = tune.Tuner(
-        tune.with_resources(trial, resources),
-        param_space={d.key: _domain(d) for d in config.space()},
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    search = config.search
+    run_trials(
+        trial,
+        scale=one,
         tune_config=tune.TuneConfig(
-            metric="val_j",
-            mode="max",
-            num_samples=search.num_trials,
-            max_concurrent_trials=scale.num_workers,
-            search_alg=BasicVariantGenerator(random_state=config.seed),
-            scheduler=ASHAScheduler(
-                time_attr="epoch",
-                grace_period=min(search.grace_epochs, config.train.epochs),
-                max_t=config.train.epochs,
-                reduction_factor=search.reduction_factor,
-            ),
+            num_samples=-1,  # the plan says when it is over
+            max_concurrent_trials=max_concurrent(one, there, limit=search.max_concurrent_trials),
+            search_alg=PlanSearcher(plan, first),
+            scheduler=make_scheduler(config, plan),
+            time_budget_s=plan.seconds_left,
+            reuse_actors=True,  # a new process would import torch again, some seconds a trial
         ),
-        run_config=tune.RunConfig(
-            name="sweep",
-            storage_path=storage.join(out, "_tune"),
-            verbose=0,
-            callbacks=[_Say(say, search.num_trials)],
-        ),
+        bookkeeping=storage.join(config.out, "_tune"),
+        progress=_Live(config, plan, say),
+        max_failures=search.max_failures,
     )
-    return tuner.fit()
+    plan.save_seconds()
+    cut_short = any(record.status is Status.UNFINISHED for record in plan.records)
+    if cut_short and not plan.is_time_up:  # Ray takes Ctrl-C for itself and returns
+        write_tables(config, plan)
+        raise KeyboardInterrupt
 
 
-def _trial(base: dict[str, Any], values: dict[str, Any], *, out: str, owner: str) -> None:
+def _trial(config: TuneConfig, name: str, *, owner: str) -> None:
     """One trial: the training loop in its own run folder, an epoch a report."""
-    run = storage.join(out, "trials", tune.get_context().get_trial_id())
-    config: TrainConfig = build(TrainConfig, apply(base, {**values, "out": run}), path="")
+    out = config.out
+    values = load_record(out, name).values
+    own: TrainConfig = config.with_values(values, out=trial_folder(out, name))
+    Run(own.out).claim(own)
     train(
-        config,
+        own,
         Worker(
-            device=torch.device(config.scale.device),
+            device=torch.device(own.scale.device),
             check_lease=lambda: check_owner(out, owner),
-            after_epoch=lambda m: tune.report({k: m[k] for k in ("epoch", "val_j", "val_f")}),
+            after_epoch=lambda metrics: tune.report({key: metrics[key] for key in EPOCH_KEYS}),
         ),
     )
+    if config.search.with_latency:
+        measure_latency(own)
 
 
-class _Say(tune.Callback):
-    """Tells how trials go on, and why one failed."""
+class _Live:
+    """Keeps the plan up to date and tells how it goes."""
 
-    def __init__(self, say: Callable[[str], None], num_trials: int) -> None:
-        self._say, self._total, self._ended = say, num_trials, 0
+    def __init__(self, config: TuneConfig, plan: SweepPlan, say: Callable[[str], None]) -> None:
+        self._config, self._plan, self._say = config, plan, say
+        self._written_s = time.monotonic()
 
-    def on_trial_result(
-        self,
-        iteration: int,  # noqa: ARG002 (the signatures are Ray's)
-        trials: list[Any],  # noqa: ARG002
-        trial: Any,
-        result: dict[str, Any],
-        **info: Any,  # noqa: ARG002
-    ) -> None:
-        self._say(f"tune: {trial.trial_id} epoch {result['epoch']}: J {result['val_j']:.3f}")
+    def on_result(self, config: dict[str, Any], result: dict[str, Any]) -> None:
+        """An epoch."""
+        if any(key not in result for key in EPOCH_KEYS):  # Ray's own, at the end of a function
+            return
+        record = self._plan.add_epoch(config["trial"], result)
+        num_epochs = self._config.train.epochs
+        line = epoch_line(record, self._plan.records, num_epochs=num_epochs)
+        if line:
+            self._say(line)
 
-    def on_trial_complete(
-        self,
-        iteration: int,  # noqa: ARG002
-        trials: list[Any],  # noqa: ARG002
-        trial: Any,  # noqa: ARG002
-        **info: Any,  # noqa: ARG002
-    ) -> None:
-        self._ended += 1
-        self._say(f"tune: {self._ended}/{self._total} trials ended")
+    def on_end(self, config: dict[str, Any]) -> None:
+        """A trial at its end."""
+        self._tell_end(self._plan.end(config["trial"]))
 
-    def on_trial_error(
-        self,
-        iteration: int,  # noqa: ARG002
-        trials: list[Any],  # noqa: ARG002
-        trial: Any,
-        **info: Any,  # noqa: ARG002
-    ) -> None:
-        self._ended += 1
-        self._say(f"tune: {trial.trial_id} failed with {trial.config}")
+    def on_failure(self, config: dict[str, Any], error: str, *, final: bool) -> None:
+        """A failure, told in any case."""
+        record = self._plan.fail(config["trial"], error, final=final)
+        if final:
+            self._tell_end(record)
+        else:
+            self._say(f"tune: {record.name} failed and is tried again: {error}")
 
-
-def _rows(results: Any) -> list[dict[str, Any]]:
-    """A row a trial that reported; the best epoch counts, as for checkpoints."""
-    rows = []
-    for result in results:
-        if result.metrics_dataframe is None or "val_j" not in result.metrics_dataframe:
-            continue
-        frame = result.metrics_dataframe
-        best = frame.loc[frame["val_j"].idxmax()]
-        rows.append(
-            {
-                "trial": str(result.metrics["trial_id"]),
-                "val_j": float(best["val_j"]),
-                "val_f": float(best["val_f"]),
-                "epochs": int(frame["epoch"].max()),
-                "values": dict(result.config),
-                "error": str(result.error or ""),
-            }
-        )
-    if not rows:
-        first = str(results[0].error).strip().splitlines()[-1] if len(results) else "no trial ran"
-        raise AvsError(f"every trial failed: {first}")
-    return rows
-
-
-def _write_best(config: TuneConfig, out: str, best: dict[str, Any]) -> None:
-    values = apply(dump(config.train_config()), best["values"])
-    text = yaml.safe_dump({**_HYDRA, **values, "out": "???"}, sort_keys=False)
-    head = f"# trial {best['trial']}: validation J {best['val_j']:.4f}\n"
-    source = resolve_checkpoint(storage.join(out, "trials", best["trial"]))
-    copy_checkpoint(source, storage.join(out, "checkpoint"))
-    storage.write_bytes(storage.join(out, "best.yaml"), (head + text).encode())
-
-
-def _domain(dimension: Dimension) -> Any:
-    if dimension.choice is not None:
-        return tune.choice(dimension.choice)
-    if dimension.uniform is not None:
-        return tune.uniform(*dimension.uniform)
-    assert dimension.loguniform is not None
-    return tune.loguniform(*dimension.loguniform)
+    def _tell_end(self, record: TrialRecord) -> None:
+        records = self._plan.records
+        num_ended = sum(r.status is not Status.UNFINISHED for r in records)
+        self._say(end_line(record, num_ended=num_ended, num_trials=self._config.search.num_trials))
+        now_s = time.monotonic()
+        if now_s - self._written_s >= _TABLES_EVERY_S:
+            self._written_s = now_s
+            write_tables(self._config, self._plan)

@@ -14,6 +14,7 @@ from avs.errors import ConfigError
 from avs.models import MODELS
 from avs.tuning import TuneConfig
 from avs.tuning.config import SearchConfig
+from avs.tuning.sampling import random_values
 from avs.tuning.space import Dimension
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -30,16 +31,53 @@ def composed(*overrides: str) -> TuneConfig:
     return parse(config, TuneConfig)
 
 
+@pytest.mark.parametrize("search", ["small", "full"])
 @pytest.mark.parametrize("choice", CHOICES)
-def test_a_model_is_searched_in_its_own_space(choice: str) -> None:
-    config = composed(f"model={choice}")  # refuses a space that does not fit
+def test_a_model_is_searched_in_its_own_space(choice: str, search: str) -> None:
+    config = composed(f"model={choice}", f"search={search}")  # refuses one that does not fit
     spaces = config.search.spaces
     assert config.space() == spaces.get(config.model.name, spaces["other"])
     assert "train.learning_rate" in [dimension.key for dimension in config.space()]
 
 
+@pytest.mark.parametrize("search", ["small", "full"])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_random_trials_of_a_shipped_space_can_be_built(choice: str, search: str) -> None:
+    config = composed(f"model={choice}", f"search={search}")
+    space = config.full_space()
+    drawn = [random_values(space, seed=0, number=number) for number in range(60)]
+    for values in drawn:
+        config.with_values(values, out="o")
+    tried = {key for values in drawn for key in values}
+    assert tried == {dimension.key for dimension in config.space()}
+
+
+def test_where_pixels_have_classes_there_is_no_dice_to_search() -> None:
+    config = composed("loss.dice_weight=0").for_data(semantic=True)
+    drawn = [random_values(config.full_space(), seed=0, number=number) for number in range(20)]
+    assert not any("loss.dice_weight" in values for values in drawn)
+
+
 def test_no_space_is_of_a_model_that_does_not_exist() -> None:
     assert set(composed().search.spaces) - set(MODELS) == {"other"}
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("tpavi", "fusion_stages fusion_width dice_weight"),
+        ("c3n", "fusion_width alpha dice_weight"),
+        ("avsc", "fusion_width num_queries encoder_layers decoder_layers sound_weight"),
+        ("ccformer", "fusion_width num_queries num_decoder_layers temperature num_eim_levels"),
+        ("ccformer", "aux_weight bcl_weight use_frame_level use_video_level"),
+        ("gated", "fusion_width dice_weight"),
+    ],
+)
+def test_the_fusion_of_each_model_is_searched(model: str, wanted: str) -> None:
+    for search in ("small", "full"):
+        space = composed(f"search={search}").search.spaces[model]
+        names = {dimension.key.rpartition(".")[2] for dimension in space}
+        assert set(wanted.split()) - names == set()
 
 
 def test_a_space_given_by_hand_goes_before_the_one_of_the_model() -> None:

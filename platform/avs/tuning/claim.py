@@ -1,0 +1,71 @@
+"""Whose folder it is: a sweep's ``sweep.yaml``, and the refusal of another one's.
+
+A sweep may be started again with a larger budget or on another cluster; what decides the scores of
+its trials may not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from avs import storage
+from avs.config import dump
+from avs.errors import ConfigError
+from avs.tuning.config import TuneConfig
+from avs.tuning.records import trial_folder, trial_name
+
+__all__ = ["claim_sweep"]
+
+_FREE_KEYS = (
+    *("out", "scale", "train.num_threads", "inference"),
+    *("search.num_trials", "search.max_seconds", "search.max_failures"),
+    "search.max_concurrent_trials",
+)
+
+
+def claim_sweep(config: TuneConfig) -> None:
+    """Write sweep.yaml, or refuse a folder that something else began.
+
+    Raises:
+        ConfigError: a run or a checkpoint lies there, or a sweep with another configuration; names
+            a key that differs.
+    """
+    for name, what in (("last.json", "a run"), ("weights.safetensors", "a checkpoint")):
+        if storage.exists(storage.join(config.out, name)):
+            raise ConfigError(f"out={config.out} is {what}, not a sweep: give another out=.")
+    uri = storage.join(config.out, "sweep.yaml")
+    mine = _plain(config)
+    begun = storage.join(trial_folder(config.out, trial_name(0)), "trial.json")
+    if storage.exists(begun) and storage.exists(uri):
+        changed = _differing(mine, yaml.safe_load(storage.read_bytes(uri)))
+        if changed:
+            raise ConfigError(
+                f"out={config.out} holds a sweep with another configuration ({changed[0]} and "
+                f"{len(changed) - 1} more differ): give another out=, or remove that folder."
+            )
+    storage.write_bytes(uri, yaml.safe_dump(mine, sort_keys=False).encode())
+
+
+def _plain(config: TuneConfig) -> dict[str, Any]:
+    """The configuration with the one space that counts."""
+    plain: dict[str, Any] = dump(config)
+    search = {**plain["search"], "space": dump(config.space())}
+    del search["spaces"]
+    return {**plain, "search": search}
+
+
+def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Dotted keys that differ and may not."""
+    left, right = _flat(mine), _flat(theirs)
+    keys = sorted(key for key in {*left, *right} if left.get(key) != right.get(key))
+    return [key for key in keys if not key.startswith(_FREE_KEYS)]
+
+
+def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(plain, Mapping) or not plain:
+        return {prefix: plain}
+    parts = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in plain.items()]
+    return {key: value for part in parts for key, value in part.items()}
