@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
@@ -180,6 +181,10 @@ def test_killed_and_started_again_it_goes_on(prepared: Path, tmp_path: Path) -> 
     assert not any("epoch 1/3" in line for line in own)  # not from its beginning
 
 
+@pytest.mark.filterwarnings(  # Ray leaves its logs of the trials open where it was stopped
+    "ignore:Exception ignored in. <_io.FileIO name=.*driver_artifacts"
+    ":pytest.PytestUnraisableExceptionWarning"
+)
 def test_stopped_by_ctrl_c_and_started_again_it_goes_on(prepared: Path, tmp_path: Path) -> None:
     sent: list[str] = []
 
@@ -191,6 +196,7 @@ def test_stopped_by_ctrl_c_and_started_again_it_goes_on(prepared: Path, tmp_path
     config = _sweep_that_is_killed(prepared, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         tune_sweep(config, say=stop_once)
+    gc.collect()  # the warnings now, not in another test
     assert [trial["status"] for trial in table(tmp_path)["trials"]] == ["unfinished"]
     assert not (tmp_path / "best.yaml").exists()
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -75,7 +76,8 @@ def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dic
     check_resources(one)
     with Lease(config.out, job="tune", say=say) as lease:
         claim_sweep(config)
-        plan = SweepPlan(config, check_lease=lease.check)
+        # Not lease.check: Ray pickles the plan with its searcher, and a lease holds a thread.
+        plan = SweepPlan(config, check_lease=partial(check_owner, config.out, lease.owner))
         _tell_start(config, plan, say)
         _run(config, plan, one, owner=lease.owner, say=say)
         lease.check()
