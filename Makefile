@@ -9,6 +9,9 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 PY := .venv/bin/python
 UV := $(PY) -m uv
 PYTEST := $(PY) -m pytest
+# Side by side, a core each; tests with Ray have the machine for themselves.
+UNIT := OMP_NUM_THREADS=1 $(PYTEST) tests/unit -n logical --maxprocesses=8
+RING := $(PYTEST) tests --ignore=tests/unit
 
 setup: .venv/.stamp
 
@@ -35,16 +38,18 @@ check: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PYTEST) tests/unit -m "not full"
+	$(UNIT) -m "not full"
 
 test: check
-	$(PYTEST) tests --ignore=tests/unit -m "not full"
+	$(RING) -m "not full"
 
 test-full: check
-	$(PYTEST) tests
+	$(UNIT) -m full
+	$(RING)
 
 test-real: setup
-	$(PYTEST) tests -m real_data
+	$(UNIT) -m real_data
+	$(RING) -m real_data
 
 format: setup
 	$(PY) -m ruff format .

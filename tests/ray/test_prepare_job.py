@@ -143,6 +143,7 @@ def test_another_configuration_in_the_same_folder_is_refused(s4_root: Path, tmp_
         prepare(_config(s4_root, tmp_path, with_waveform=False), say=lambda _: None)
 
 
+@pytest.mark.full
 def test_killed_and_started_again_it_equals_the_uninterrupted_run(
     s4_root: Path, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_killed_and_started_again_it_equals_the_uninterrupted_run(
     assert not (killed / "_ray").exists()
 
 
+@pytest.mark.full
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     prepared: Path, tmp_path: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_asha_of_a_second_start_knows_the_trials_of_the_first(
     assert again.find("0002").status.value == "stopped"
 
 
+@pytest.mark.full
 def test_killed_and_started_again_it_goes_on(prepared: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "killed", list[str]()
     tests = str(Path(__file__).parents[1])
@@ -185,6 +186,7 @@ def test_killed_and_started_again_it_goes_on(prepared: Path, tmp_path: Path) -> 
     "ignore:Exception ignored in. <_io.FileIO name=.*driver_artifacts"
     ":pytest.PytestUnraisableExceptionWarning"
 )
+@pytest.mark.full
 def test_stopped_by_ctrl_c_and_started_again_it_goes_on(prepared: Path, tmp_path: Path) -> None:
     sent: list[str] = []
 
@@ -220,6 +222,7 @@ def test_a_trial_that_fails_is_tried_again_and_told(prepared: Path, tmp_path: Pa
     assert "lower train.learning_rate" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.full
 def test_two_objectives_give_a_front(prepared: Path, tmp_path: Path) -> None:
     space = [{"key": WIDTH, "choice": [16, 64]}]
     config = sweep(prepared, tmp_path, space, epochs=1, sampler="tpe", objectives=["j", "latency"])
