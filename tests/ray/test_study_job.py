@@ -75,6 +75,7 @@ def test_each_variant_and_seed_is_trained_and_tested_once(prepared: Path, tmp_pa
     assert len(trained) == 2
     assert (out / "runs/tpavi/seed-0/last.json").stat().st_mtime_ns == before
     assert (out / "study.md").read_text() == text
+    assert "Epochs: 1. Seeds: 0, 1." in text
     assert "held_back: 3 clips of 3 groups" in text
     table = json.loads((out / "study.json").read_text())["tables"]["held_back"]
     scores = [

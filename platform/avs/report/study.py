@@ -86,13 +86,14 @@ def study_tables(
 
 
 def study_markdown(
-    tables: Mapping[str, StudyTable], *, num_seeds: int, baseline: str | None
+    tables: Mapping[str, StudyTable], *, num_seeds: int, baseline: str | None, about: str
 ) -> str:
-    """The tables as Markdown, with what the figures mean."""
+    """The tables as Markdown, with what the figures mean. about: a line on the training."""
     parts = [
+        f"{about}\n",
         f"Mean of {num_seeds} seeds, +- their standard deviation; in brackets the 95 % bootstrap "
         "interval over seeds and over groups of clips that share a picture or video. AVSBench "
-        "protocol, test batch of one clip; the checkpoint with the best validation J.\n"
+        "protocol, test batch of one clip; the checkpoint with the best validation J.\n",
     ]
     for test, table in tables.items():
         groups = f" of {table.num_groups} groups" if table.num_groups else ", scored as a whole"

@@ -7,7 +7,7 @@ early stopping, because a variant that learns slowly at first would not get the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -90,7 +90,7 @@ def run_study(
             }
             for test in tests
         }
-        text = _write(config, out, scores)
+        text = _write(config, variants.values(), out, scores)
     say(text)
     return text
 
@@ -159,7 +159,24 @@ def _train_and_test(cell: _Cell, *, out: str, owner: str) -> None:
     tune.report({"epoch": len(history), "val_j": history[-1]["val_j"], "tested": True})
 
 
-def _write(config: StudyConfig, out: str, scores: dict[str, Any]) -> str:
+def _about(config: StudyConfig, variants: Iterable[TrainConfig]) -> str:
+    """What was trained on and for how long."""
+    manifests = [read_manifest(folder) for folder in config.data.folders]
+    counts = {
+        split: sum(s.num_rows for m in manifests for s in m.shards if s.split == split)
+        for split in ("train", "val")
+    }
+    epochs = " or ".join(str(n) for n in sorted({v.train.epochs for v in variants}))
+    seeds = ", ".join(str(seed) for seed in config.seeds)
+    return (
+        f"Trained on {counts['train']} clips, the epoch chosen on {counts['val']}. "
+        f"Epochs: {epochs}. Seeds: {seeds}."
+    )
+
+
+def _write(
+    config: StudyConfig, variants: Iterable[TrainConfig], out: str, scores: dict[str, Any]
+) -> str:
     tables = {
         test: study_tables(
             by_variant,
@@ -168,7 +185,12 @@ def _write(config: StudyConfig, out: str, scores: dict[str, Any]) -> str:
         )
         for test, by_variant in scores.items()
     }
-    text = study_markdown(tables, num_seeds=len(config.seeds), baseline=config.baseline)
+    text = study_markdown(
+        tables,
+        num_seeds=len(config.seeds),
+        baseline=config.baseline,
+        about=_about(config, variants),
+    )
     storage.write_json(
         storage.join(out, "study.json"),
         {"config": dump(config), "tables": {test: dump(t) for test, t in tables.items()}},

@@ -45,7 +45,8 @@ def test_means_and_spread_are_over_seeds_and_differences_are_paired() -> None:
 
 def test_the_text_says_what_stands_out_and_from_how_many() -> None:
     table = _tables({"deaf": [_seed(0.0, hears=False)], "hears": [_seed(0.0)]})
-    text = study_markdown({"held_back": table}, num_seeds=1, baseline="deaf")
+    text = study_markdown({"held_back": table}, num_seeds=1, baseline="deaf", about="On 8 clips.")
+    assert text.startswith("On 8 clips.")
     assert "held_back: 4 clips of 4 groups" in text
     assert "| hears | +0.000 [+0.000, +0.000] | **+0.200 [+0.200, +0.200]** |" in text
     head, _, deaf, _ = [line for line in text.splitlines() if line.startswith("|")][:4]
@@ -58,6 +59,6 @@ def test_without_clips_there_are_means_and_no_intervals() -> None:
     table = _tables({"deaf": [semantic], "hears": [semantic]})
     assert table.figures["hears"]["j_true"].interval is None
     assert table.differences == {}
-    told = study_markdown({"t": table}, num_seeds=1, baseline=None).split("##")[1]
+    told = study_markdown({"t": table}, num_seeds=1, baseline=None, about="").split("##")[1]
     assert told.startswith(" t: 4 clips, scored as a whole")
     assert "[" not in told
