@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -79,6 +80,8 @@ def encode_video(
             frame.time_base = time_base
         yield from stream.encode(frame)
     yield from stream.encode(None)
+    if stream.name == "libsvtav1":  # as root it makes its caller a real-time thread, for good
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def add_sound(container: OutputContainer, codec: str, rate_hz: int) -> AudioStream:
