@@ -3,7 +3,7 @@ r"""Train variants of a model with several seeds, and compare how they listen, w
 Here:
     python jobs/study.py data.prepared=DIR "tests={held_back: DIR}" out=DIR
     python jobs/study.py study=frozen "data.prepared=[S4,MS3]" "tests={s4: S4, ms3: MS3}" \
-        "more=[model.backbone_weights=FILE,model.audio_weights=FILE]" out=DIR
+        'more=["model.backbone_weights=FILE","model.audio_weights=FILE"]' out=DIR
 Your own variants, in DIR/study/mine.yaml:
     python jobs/study.py --config-dir DIR study=mine ...
 On a cluster:

@@ -131,7 +131,8 @@ def _explain_unknown_key(key: str, schema: type[Any], arguments: Sequence[str]) 
         node = _without_none(typing.get_type_hints(node)[part])
     if ".".join(done) == key or typing.get_origin(node) is dict:
         return (
-            f"{key}={value} adds to the chosen YAML files, which lack this key: give +{key}={value}"
+            f"{key}={value} adds to the chosen YAML files, which lack this key: unless it is "
+            f"misspelt, give +{key}={value}"
         )
     return f"{key}={value} cannot be set: {'.'.join(done)} takes no such key."
 

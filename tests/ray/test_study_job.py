@@ -110,6 +110,9 @@ def test_what_cannot_end_well_is_refused_before_anything_is_trained(
     groups = GroupsConfig(file=str(tmp_path / "groups.csv"), clip="name", group="picture")
     with pytest.raises(DataError, match=r"groups\.csv has no row for .* of tests\.held_back"):
         run_study(replace(study, groups=groups), variants, say=said.append)
+    nowhere = replace(study, tests={"held_back": str(tmp_path / "nowhere")})
+    with pytest.raises(DataError, match=r"tests\.held_back=.*nowhere does not exist"):
+        run_study(nowhere, variants, say=said.append)
     run = Run(variants["gated"].out.replace("/out", "/out/runs/gated/seed-0"))
     begun = replace(
         variants["gated"], out=run.out, train=replace(variants["gated"].train, epochs=3)

@@ -23,7 +23,7 @@ from avs.benchmark.spec import Form, Spec, Work
 from avs.config import choice_error
 from avs.models import MODELS
 
-__all__ = ["CostRuns", "cost_markdown", "cost_plain", "run_cost"]
+__all__ = ["CostRuns", "check_cost", "cost_markdown", "cost_plain", "run_cost"]
 
 NUM_FRAMES = 5
 CLIPS_OF_A_STEP = 2
@@ -66,6 +66,11 @@ def run_cost(
     results = interleave(contenders, repeats=config.repeats, say=say)
     runs.repeats = {keys[name]: figures for name, figures in results.items()}
     return runs
+
+
+def check_cost(config: ModelsConfig, *, configs: Path) -> None:
+    """Raise ConfigError for a model that :func:`run_cost` would not know."""
+    _specs(config, configs=configs)
 
 
 def cost_markdown(config: BenchmarkConfig, runs: CostRuns) -> str:

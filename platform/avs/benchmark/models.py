@@ -14,7 +14,7 @@ from typing import Any
 from avs.benchmark.cases import run_cases
 from avs.benchmark.cases_report import cases_report
 from avs.benchmark.config import BenchmarkConfig
-from avs.benchmark.cost import cost_markdown, cost_plain, run_cost
+from avs.benchmark.cost import check_cost, cost_markdown, cost_plain, run_cost
 from avs.benchmark.frame import machine, machine_line
 from avs.storage import write_bytes, write_json
 
@@ -33,6 +33,8 @@ def benchmark_models(
         ConfigError: an unknown case or model. AvsError: a contender failed.
     """
     here = machine()
+    if config.models.cost:
+        check_cost(config.models, configs=configs)  # before the hour that the cases can take
     text, plain = cases_report(config, run_cases(config.models, say=say))
     parts, result = [text], {"machine": here, "settings": asdict(config.models), **plain}
     if config.models.cost:

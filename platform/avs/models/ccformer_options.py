@@ -96,7 +96,8 @@ class CcformerOptions:
         """Raise ConfigError where a step of ``num_clips`` clips on all workers cannot be learnt."""
         if self.bcl_weight and num_clips < 2:
             raise ConfigError(
-                f"a step has {num_clips} clip, and the contrastive loss of ccformer compares with "
-                "other clips of the step: give train.batch_size or scale.num_workers of 2 or more, "
-                "or leave it out with model.options.bcl_weight=0"
+                f"a forward pass has {num_clips} clip on all workers together, and the contrastive "
+                "loss of ccformer compares with other clips of the same pass "
+                "(train.accumulate_steps adds none): give train.batch_size=2 or more, train on "
+                "more workers, or leave it out with +model.options.bcl_weight=0"
             )

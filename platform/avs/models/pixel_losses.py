@@ -210,7 +210,10 @@ def _fused_stages(output: ModelOutput) -> list[tuple[Tensor, Tensor]]:
         if audio is not None
     ]
     if not stages:
-        raise ConfigError("loss.mapping_weight > 0 needs a model that fuses sound into its maps")
+        raise ConfigError(
+            "loss.mapping_weight is above 0, and this model has no maps that sound was fused into "
+            "(tpavi has): give loss.mapping_weight=0"
+        )
     return stages
 
 

@@ -91,7 +91,7 @@ def study_markdown(
     """The tables as Markdown, with what the figures mean. about: a line on the training."""
     parts = [
         f"{about}\n",
-        f"Mean of {num_seeds} seeds, +- their standard deviation; in brackets the 95 % bootstrap "
+        f"{_over(num_seeds)}; in brackets the 95 % bootstrap "
         "interval over seeds and over groups of clips that share a picture or video. AVSBench "
         "protocol, test batch of one clip; the checkpoint with the best validation J.\n",
     ]
@@ -102,6 +102,12 @@ def study_markdown(
         if table.differences:
             parts += [_differences(table, baseline)]
     return "\n".join(parts)
+
+
+def _over(num_seeds: int) -> str:
+    if num_seeds == 1:
+        return "One seed"
+    return f"Mean of {num_seeds} seeds, +- their standard deviation"
 
 
 def _figures(table: StudyTable) -> str:

@@ -36,6 +36,7 @@ _MAX_NAME_CHARS = 200
 # Annotations of routes are read from the module: a local name would silently not be found.
 _KNOWN = " or ".join(kind.value for kind in FORMATS)
 _OBJECTS = "Also tell every visible object and how much it sounds, and outline the silent ones."
+_PARAMETERS = ("format", "objects")
 _logger = logging.getLogger(__name__)
 
 
@@ -80,6 +81,7 @@ def build_app(backend: Backend, limits: Limits) -> FastAPI:
 
     @app.post("/v1/segment", response_class=Response)
     async def segment(
+        request: Request,
         file: Annotated[UploadFile, File(description="The video.")],
         in_query: Annotated[str | None, Query(alias="format", description=_KNOWN)] = None,
         in_form: Annotated[str | None, Form(alias="format", description=_KNOWN)] = None,
@@ -87,6 +89,7 @@ def build_app(backend: Backend, limits: Limits) -> FastAPI:
         objects_in_form: Annotated[bool, Form(alias="objects", description=_OBJECTS)] = False,
     ) -> Response:
         """Masks of what sounds in a video, once a second: as JSON, or drawn over the video."""
+        _check_parameters(request)
         kind = parse_format(in_query or in_form or OutputKind.RLE_JSON.value)
         name = client_name(file.filename)
         data = await file.read()
@@ -103,6 +106,14 @@ def build_app(backend: Backend, limits: Limits) -> FastAPI:
         return Response(answer.body, media_type=FORMATS[kind], headers=_headers(kind, name))
 
     return app
+
+
+def _check_parameters(request: Request) -> None:
+    """A misspelt one would otherwise be a plain answer."""
+    for name in request.query_params:
+        if name not in _PARAMETERS:
+            shown, known = client_name(name), " and ".join(_PARAMETERS)
+            raise ApiError(422, "unknown_parameter", f"{shown!r} is not known. Known: {known}.")
 
 
 def client_name(filename: str | None) -> str:

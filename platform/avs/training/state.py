@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from avs.datasets import dataset_spec
+from avs.errors import ConfigError
 from avs.losses import LossConfig, LossKind
 from avs.models import AUDIO_NETWORKS, MODELS, AvsSystem, ModelConfig, build_system
 from avs.training.checkpoint import ClipSpec
@@ -83,6 +84,7 @@ class TrainingState:
         ]
         self.val_reader = read(validated, split="val") if validated else None
         semantic = len(form.class_names) > 2
+        _check_num_classes(config.model.num_classes, form.class_names)
         self.model_config = replace(
             config.model,
             num_classes=len(form.class_names) if semantic else 1,
@@ -149,11 +151,28 @@ class TrainingState:
             self._backbone.eval()
 
 
+def _check_num_classes(asked: int, class_names: list[str]) -> None:
+    """1, as all models have it, means what the data has."""
+    if asked not in (1, len(class_names)):
+        raise ConfigError(
+            f"model.num_classes={asked}: the prepared data has {len(class_names)} classes with the "
+            "background, and training takes as many as the data; leave the key out."
+        )
+
+
 def _category_names(model: ModelConfig, reader: ClipReader) -> list[str]:
     """Of the sounding objects: the classes of semantic data, else what the train clips name."""
-    if model.category_names or not MODELS[model.name].names_categories:
+    if not MODELS[model.name].names_categories:
         return model.category_names
     class_names = reader.manifest.format.class_names
-    if len(class_names) > 2:
+    if len(class_names) > 2 and not model.category_names:
         return list(class_names[1:])
-    return sorted({name for own in reader.categories() for name in own})
+    named = sorted({name for own in reader.categories() for name in own})
+    if not model.category_names:
+        return named
+    if not set(named) & set(model.category_names):
+        raise ConfigError(
+            f"model.category_names={model.category_names}: no train clip names one of them (they "
+            f"name {', '.join(named[:10]) or 'none'}): leave the key out to take theirs."
+        )
+    return model.category_names

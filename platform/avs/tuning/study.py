@@ -17,7 +17,7 @@ from ray import tune
 
 from avs import storage
 from avs.config import build, dump
-from avs.errors import AvsError
+from avs.errors import AvsError, DataError
 from avs.inference.predictor import checkpoint_hash
 from avs.inference.split_scores import score_split
 from avs.lease import Lease, check_owner
@@ -98,6 +98,8 @@ def run_study(
 def _check_tests(config: StudyConfig, data: MixtureConfig, tests: Mapping[str, str]) -> None:
     trained = read_manifest(data.folders[0])
     for name, folder in tests.items():
+        if not storage.exists(folder):
+            raise DataError(f"tests.{name}={folder} does not exist: give a prepared folder.")
         reader = ClipReader(folder, split=_TEST_SPLIT)
         check_alike({data.folders[0]: trained, folder: reader.manifest})
         read_groups(config.groups, reader.clip_ids(), test=name)
@@ -167,11 +169,10 @@ def _about(config: StudyConfig, variants: Iterable[TrainConfig]) -> str:
         for split in ("train", "val")
     }
     epochs = " or ".join(str(n) for n in sorted({v.train.epochs for v in variants}))
+    val = counts["val"]
+    chosen = f"the epoch chosen on {val}" if val else "the last epoch taken for want of a val split"
     seeds = ", ".join(str(seed) for seed in config.seeds)
-    return (
-        f"Trained on {counts['train']} clips, the epoch chosen on {counts['val']}. "
-        f"Epochs: {epochs}. Seeds: {seeds}."
-    )
+    return f"Trained on {counts['train']} clips, {chosen}. Epochs: {epochs}. Seeds: {seeds}."
 
 
 def _write(

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from stage_config import stage_config
 
-from avs.benchmark import BenchmarkConfig, cost
+from avs.benchmark import BenchmarkConfig, cost, models
 from avs.benchmark.cost import CLIPS_OF_A_STEP, NUM_FRAMES, run_cost
 from avs.benchmark.models import benchmark_models
 from avs.benchmark.models_child import measure
@@ -174,8 +174,9 @@ def test_only_some_models_and_a_wrong_one(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(cost, "run_reporting", Children())
     runs = run_cost(_config(tmp_path, cost_models=["c3n"]), configs=CONFIGS, say=lambda _: None)
     assert {model for model, _ in runs.counts} == {"c3n"}
+    monkeypatch.setattr(models, "run_cases", lambda *_, **__: pytest.fail("measured before"))
     with pytest.raises(ConfigError, match=r"models.cost_models=c3m .*tpavi.*Did you mean c3n"):
-        run_cost(_config(tmp_path, cost_models=["c3m"]), configs=CONFIGS)
+        benchmark_models(_config(tmp_path, cost_models=["c3m"]), configs=CONFIGS)
 
 
 @pytest.mark.parametrize("key", ["backbones", "cost_models"])

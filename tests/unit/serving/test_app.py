@@ -61,6 +61,14 @@ def test_objects_that_are_neither_true_nor_false_are_refused(
     assert not backend.calls
 
 
+def test_a_misspelt_parameter_is_refused(client: TestClient, backend: Any) -> None:
+    response = client.post("/v1/segment?object=true", files={"file": VIDEO})
+    status, code, message = _error(response)
+    assert (status, code) == (422, "unknown_parameter")
+    assert message == "'object' is not known. Known: format and objects."
+    assert not backend.calls
+
+
 def test_an_unknown_format_names_the_known_ones(client: TestClient, backend: Any) -> None:
     response = client.post("/v1/segment?format=gif", files={"file": VIDEO})
     status, code, message = _error(response)

@@ -12,6 +12,7 @@ import torch
 from small_configs import AVSC_OPTIONS, model_config, train_config
 
 from avs.datasets.synthetic import KINDS
+from avs.errors import ConfigError
 from avs.inference.predictor import Predictor
 from avs.losses import LossConfig
 from avs.models import build_system
@@ -35,6 +36,23 @@ def test_categories_come_from_the_train_clips(prepared: Path, tmp_path: Path) ->
     assert state.system.segmenter.category_names == tuple(sorted(KINDS))
     plain = TrainingState(train_config(prepared, tmp_path / "plain"), Worker())
     assert plain.model_config.category_names == []
+
+
+def test_names_that_no_clip_bears_are_refused(prepared: Path, tmp_path: Path) -> None:
+    config = avsc_config(prepared, tmp_path / "run")
+    some = replace(config, model=replace(config.model, category_names=["cat", min(KINDS)]))
+    assert TrainingState(some, Worker()).model_config.category_names == ["cat", min(KINDS)]
+    none = replace(config, model=replace(config.model, category_names=["cat", "dog"]))
+    with pytest.raises(ConfigError, match=rf"category_names=\['cat', 'dog'\].*{min(KINDS)}"):
+        TrainingState(none, Worker())
+
+
+def test_another_number_of_classes_than_the_data_has_is_refused(
+    prepared: Path, tmp_path: Path
+) -> None:
+    config = avsc_config(prepared, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"model\.num_classes=5: .* has 2 classes"):
+        TrainingState(replace(config, model=replace(config.model, num_classes=5)), Worker())
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(prepared: Path, tmp_path: Path) -> None:

@@ -201,5 +201,5 @@ def test_the_card_tells_the_weights_that_a_model_has_among_its_options(
 
 def test_a_step_too_small_for_a_loss_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     config = train_config(tmp_path / "absent", tmp_path / "run", batch_size=1)
-    with pytest.raises(ConfigError, match=r"a step has 1 clip.*train\.batch_size"):
+    with pytest.raises(ConfigError, match=r"a forward pass has 1 clip.*train\.batch_size"):
         replace(config, model=model_config(name="ccformer", options={}))
