@@ -27,6 +27,7 @@ from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.training.config import TrainConfig
 from avs.training.loop import train
+from avs.training.resume import check_lanes, told_position
 from avs.training.run import EpochMetrics, Run
 from avs.training.state import Worker
 
@@ -61,8 +62,9 @@ def train_distributed(
         if len(history) >= config.train.epochs:
             say(f"train: {config.out} has its {config.train.epochs} epochs already")
             return list(history)
-        if history:
-            say(f"train: going on after epoch {history[-1]['epoch']}")
+        if finished:
+            check_lanes(config, finished[1], num_lanes=config.scale.num_workers)
+            say(f"train: going on after {told_position(finished[1])}")
         with _follow(run, len(history), say):
             _fit(config, lease.owner)
         final = run.last_state()
@@ -131,6 +133,7 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
             wrap=_wrap,
             check_lease=lambda: check_owner(config.out, owner),
             after_epoch=_report,
+            commits_first=False,
         ),
     )
 
