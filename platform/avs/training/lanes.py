@@ -3,24 +3,20 @@
 A step of a run has as many lanes as the run was begun with workers, and what a lane sees and draws
 is a function of (seed, epoch, step, lane). Fewer workers take several lanes each, one after the
 other, so the global batch stays and each clip is still seen once an epoch. Trade-off: where the
-lanes cannot be dealt evenly, who has fewer waits for the others.
+lanes cannot be dealt evenly, who has fewer waits for the others; and what remembers from one
+micro-batch to the next (batch-norm statistics, the teacher of AVSC) sees other ones.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["lanes_of", "num_rounds", "part_seed"]
+__all__ = ["lanes_of", "part_seed"]
 
 
-def lanes_of(rank: int, *, world_size: int, num_lanes: int) -> list[int]:
+def lanes_of(rank: int, *, world_size: int, num_lanes: int) -> range:
     """The lanes of a worker, in the order that it takes them; rank 0 has the most."""
-    return list(range(rank, num_lanes, world_size))
-
-
-def num_rounds(*, world_size: int, num_lanes: int) -> int:
-    """How many lanes the busiest worker takes in a step."""
-    return -(-num_lanes // world_size)
+    return range(rank, num_lanes, world_size)
 
 
 def part_seed(seed: int, *, lane: int, part: int) -> int:

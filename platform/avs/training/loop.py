@@ -68,7 +68,7 @@ def _epoch(
     saved_s = saver.waited_s
     state.start_epoch(epoch)
     end_s = time.monotonic()
-    for batches, waited_s in _steps(state, epoch, first=tally.step):
+    for batches, waited_s in _steps(state, epoch, first_step=tally.step):
         num_steps = tally.step + (epoch - 1) * state.num_steps
         lr = learning_rate(config.train, num_steps, steps_per_epoch=state.num_steps)
         seed = step_seed(config.seed, epoch=epoch, step=tally.step)
@@ -119,15 +119,15 @@ def _clips_per_step(state: TrainingState) -> int:
 
 
 def _steps(
-    state: TrainingState, epoch: int, *, first: int = 0
+    state: TrainingState, epoch: int, *, first_step: int = 0
 ) -> Iterator[tuple[list[Batch], float]]:
     """The micro-batches of each step of an epoch on this rank, augmented by plan, with the seconds
-    waited for them. first: the step to begin with."""
+    waited for them. first_step: the one to begin with."""
     config, worker = state.config, state.worker
     count = config.train.accumulate_steps
     rows = _planned_rows(state, epoch)
-    stream = prefetch(state.reader, rows[first * len(state.parts) :])
-    for step in range(first, state.num_steps):
+    stream = prefetch(state.reader, rows[first_step * len(state.parts) :])
+    for step in range(first_step, state.num_steps):
         batches, waited_s = [], 0.0
         for lane, part in state.parts:
             start_s = time.monotonic()

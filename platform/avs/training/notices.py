@@ -8,6 +8,8 @@ step later.
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from dataclasses import dataclass
 
@@ -17,9 +19,23 @@ from torch import Tensor
 
 from avs.training.state import Worker
 
-__all__ = ["ASK_EVERY_S", "Notices"]
+__all__ = ["ASK_EVERY_S", "Notices", "listen_to_sigterm", "was_signalled"]
 
+_signalled = threading.Event()
 ASK_EVERY_S = 5.0  # asking the cluster is a round trip in which all ranks wait for each other
+
+
+def listen_to_sigterm() -> None:
+    """Take SIGTERM for a notice in this process from now on; to be called in its main thread."""
+    signal.signal(signal.SIGTERM, lambda *_: _signalled.set())
+
+
+def was_signalled() -> bool:
+    """Whether SIGTERM came since this was asked last."""
+    came = _signalled.is_set()
+    if came:
+        _signalled.clear()
+    return came
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from avs.training.compute import prepare_networks
 from avs.training.config import Precision, TrainConfig
 from avs.training.ema import WeightAverage
 from avs.training.feed import ClipReader, steps_per_epoch
-from avs.training.lanes import lanes_of, num_rounds
+from avs.training.lanes import lanes_of
 from avs.training.lineage import Lineage
 from avs.training.mixture import epoch_size
 from avs.training.optimiser import build_optimizer
@@ -57,6 +57,8 @@ class Worker:
     ``told`` is asked after every step: was this rank told that it ends soon, since it was asked
     last? ``ask_cluster`` is asked by all ranks at once, now and then, and gives all the same answer
     to the same question about any of them.
+
+    ``num_lanes`` of a step: workers that were configured, None for as many as there are.
     """
 
     rank: int = 0
@@ -68,6 +70,13 @@ class Worker:
     commits_first: bool = True
     told: Callable[[], bool] = lambda: False
     ask_cluster: Callable[[], bool] = lambda: False
+    num_lanes: int | None = None
+
+    @property
+    def lanes(self) -> range:
+        """The lanes of a step that this rank takes."""
+        count = self.num_lanes or self.world_size
+        return lanes_of(self.rank, world_size=self.world_size, num_lanes=count)
 
 
 class TrainingState:
@@ -129,7 +138,7 @@ class TrainingState:
         self.history: list[EpochMetrics] = []
         self.tally: Tally | None = None  # of an epoch that was begun
         self.lineage: Lineage | None = None  # of rank 0, which writes it
-        self.num_lanes = max(config.scale.num_workers, worker.world_size)
+        self.num_lanes = worker.num_lanes or worker.world_size
         self.num_steps = steps_per_epoch(
             epoch_size(self.folder_sizes, config.data.weights),
             world_size=self.num_lanes,
@@ -139,17 +148,14 @@ class TrainingState:
     @property
     def parts(self) -> list[tuple[int, int]]:
         """The lane and the place in it of each micro-batch of this rank in a step, in order."""
-        worker = self.worker
-        lanes = lanes_of(worker.rank, world_size=worker.world_size, num_lanes=self.num_lanes)
-        return [
-            (lane, part) for lane in lanes for part in range(self.config.train.accumulate_steps)
-        ]
+        count = self.config.train.accumulate_steps
+        return [(lane, part) for lane in self.worker.lanes for part in range(count)]
 
     @property
     def num_parts(self) -> int:
-        """Micro-batches of a step on the rank that has the most."""
-        rounds = num_rounds(world_size=self.worker.world_size, num_lanes=self.num_lanes)
-        return rounds * self.config.train.accumulate_steps
+        """Micro-batches of a step on the first rank, which has the most."""
+        first = replace(self.worker, rank=0)
+        return len(first.lanes) * self.config.train.accumulate_steps
 
     @property
     def folder_sizes(self) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_configs import AVSC_OPTIONS, TWO_WORKERS, model_config, train_config
+from small_configs import AVSC_OPTIONS, model_config, train_config
 
 from avs import storage
 from avs.errors import ConfigError
@@ -135,7 +135,6 @@ def test_stochastic_layers_draw_anew_in_every_step_lane_and_part(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_config(prepared, tmp_path, every_steps=None, batch_size=1, accumulate_steps=2)
-    config = replace(config, scale=TWO_WORKERS)
     drawn: list[float] = []
     seed = torch.manual_seed
 
@@ -144,10 +143,10 @@ def test_stochastic_layers_draw_anew_in_every_step_lane_and_part(
         drawn.append(float(torch.rand(1)))
         return generator
 
-    state = TrainingState(config, Worker())
+    state = TrainingState(config, Worker(num_lanes=2))
     assert state.parts == [(0, 0), (0, 1), (1, 0), (1, 1)]
     monkeypatch.setattr(torch, "manual_seed", note)
-    train(config, Worker())
+    train(config, Worker(num_lanes=2))
     draws = drawn[1:]  # the first is of the weights
     assert len(draws) == len(set(draws)) == 2 * 2 * 4
 
@@ -218,9 +217,14 @@ def test_another_number_of_workers_inside_an_epoch_is_refused_with_the_way_out(
         stop_at(2, interrupt, patch)
         with pytest.raises(KeyboardInterrupt):
             train(config, Worker())
-    more = replace(config, scale=TWO_WORKERS)
     with pytest.raises(ConfigError, match=r"for 1 workers, .* is 2 now: give .*num_workers=1"):
-        train(more, Worker())
+        train(config, Worker(num_lanes=2))
+
+
+@pytest.mark.parametrize("key", ["every_steps", "keep_best"])
+def test_a_number_of_checkpoints_that_cannot_be_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"checkpoint\.{key}=0"):
+        CheckpointConfig(**{key: 0})
 
 
 def test_the_trainer_state_of_a_step_holds_no_objects(
