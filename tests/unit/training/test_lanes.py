@@ -69,7 +69,7 @@ def one_step(config: TrainConfig, worker: Worker) -> dict[str, Tensor]:
     return {**means, **gradients}
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.full), 3])
 def test_a_step_of_four_lanes_is_the_same_on_any_number_of_workers(
     world_size: int, prepared: Path, tmp_path: Path
 ) -> None:

@@ -180,7 +180,14 @@ def test_a_training_that_fails_saves_first_and_says_what_it_could_not_save(
     assert caught.value.__notes__ == ["A checkpoint could not be saved either: lost"]
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "trainer_state.pt", "metrics.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.json",
+        pytest.param("weights.safetensors", marks=pytest.mark.full),
+        pytest.param("trainer_state.pt", marks=pytest.mark.full),
+    ],
+)
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     name: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +212,14 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     assert left == {"epoch-0001"}
 
 
-@pytest.mark.parametrize("name", ["trainer_state.pt", "metrics.json", "last.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trainer_state.pt",
+        pytest.param("metrics.json", marks=pytest.mark.full),
+        pytest.param("last.json", marks=pytest.mark.full),
+    ],
+)
 def test_a_full_disk_is_told_and_leaves_the_checkpoint_before_whole(
     name: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
