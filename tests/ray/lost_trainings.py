@@ -14,12 +14,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 from small_configs import TWO_WORKERS, train_config
 
 from avs.scale import ScaleConfig
@@ -84,16 +85,13 @@ class When:
 
 
 def rank_pids() -> list[int]:
-    """Processes that Ray runs the training ranks in."""
+    """Processes below this one that Ray runs the training ranks in; others on the machine are not
+    ours to kill."""
     found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                title = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::") and b"RayTrainWorker" in title:
-                found.append(int(folder.name))
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any("RayTrainWorker" in part for part in process.cmdline()[:1]):
+                found.append(process.pid)
     return found
 
 
