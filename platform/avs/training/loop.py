@@ -25,7 +25,7 @@ from avs.training.run import EpochMetrics, Run
 from avs.training.saver import Saver
 from avs.training.schedule import learning_rate
 from avs.training.state import TrainingState, Worker
-from avs.training.step import autocast, take_step
+from avs.training.step import autocast, lay_out_gradients, take_step
 from avs.training.tally import Tally
 from avs.training.truth import step_seed
 from avs.training.validation import validate
@@ -72,6 +72,9 @@ def _epoch(
         num_steps = tally.step + (epoch - 1) * state.num_steps
         lr = learning_rate(config.train, num_steps, steps_per_epoch=state.num_steps)
         seed = step_seed(config.seed, epoch=epoch, step=tally.step)
+        if state.goes_on and num_steps not in _first_steps(state):
+            lay_out_gradients(state, batches, seed=seed)
+        state.goes_on = False
         losses = take_step(state, batches, lr, seed=seed, num_steps=num_steps)
         start_s, end_s = end_s, time.monotonic()
         tally.add(losses, step_s=end_s - start_s, waited_s=waited_s)
@@ -98,6 +101,11 @@ def _epoch(
         "seconds": tally.steps_s + time.monotonic() - start_s,
         "parts": means,
     }
+
+
+def _first_steps(state: TrainingState) -> tuple[int, int]:
+    """The steps of a run before which the networks are made distributed, from 0."""
+    return 0, state.config.train.frozen_backbone_epochs * state.num_steps
 
 
 def _save_on_the_way(state: TrainingState, tally: Tally, *, saver: Saver, notices: Notices) -> None:

@@ -85,7 +85,7 @@ def _go_on(state: TrainingState, run: Run, uri: str, trainer: dict[str, Any]) ->
     segmenter = state.system.segmenter
     if isinstance(segmenter, HasTrainingState):
         segmenter.load_training_state(trainer["segmenter"])
-    state.history = trainer["history"]
+    state.history, state.goes_on = trainer["history"], True
     if "position" in trainer:
         worker = state.worker
         state.tally = Tally.from_state(

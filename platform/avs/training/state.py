@@ -137,6 +137,7 @@ class TrainingState:
         self._frozen: bool | None = None
         self.history: list[EpochMetrics] = []
         self.tally: Tally | None = None  # of an epoch that was begun
+        self.goes_on = False  # from a checkpoint, until the next step
         self.lineage: Lineage | None = None  # of rank 0, which writes it
         self.num_lanes = worker.num_lanes or worker.world_size
         self.num_steps = steps_per_epoch(

@@ -26,10 +26,10 @@ from avs.training.config import Precision
 from avs.training.feed import Batch, padding_flags
 from avs.training.lanes import part_seed
 from avs.training.optimiser import set_learning_rate
-from avs.training.state import TrainingState
+from avs.training.state import HasTrainingState, TrainingState
 from avs.training.truth import batch_truth
 
-__all__ = ["autocast", "take_step"]
+__all__ = ["autocast", "lay_out_gradients", "take_step"]
 
 _LOW = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
@@ -73,6 +73,28 @@ def take_step(
     if state.average is not None:
         state.average.update(state.system, num_steps=num_steps)
     return values
+
+
+def lay_out_gradients(state: TrainingState, batches: Sequence[Batch], *, seed: int) -> None:
+    """Let DDP see a backward pass, of which nothing stays; on every rank, of a run that goes on.
+
+    After its first one DDP lays the gradients out in the order in which they came. Where they lie
+    decides in which order three ranks or more are summed, that is, how the sum is rounded; and a
+    run that was not stopped has its first one behind it.
+    """
+    if not isinstance(state.ddp, nn.parallel.DistributedDataParallel):
+        return
+    segmenter = state.system.segmenter
+    memory = segmenter.training_state() if isinstance(segmenter, HasTrainingState) else {}
+    buffers = {name: value.clone() for name, value in state.system.named_buffers()}
+    truth = batch_truth(batches[0], category_names=state.model_config.category_names, seed=seed)
+    _forward(state, batches[0], truth)["loss"].backward()  # type: ignore[no-untyped-call]
+    state.optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, value in state.system.named_buffers():
+            value.copy_(buffers[name])
+    if isinstance(segmenter, HasTrainingState):
+        segmenter.load_training_state(memory)
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
