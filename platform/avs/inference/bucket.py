@@ -33,7 +33,8 @@ from avs.lease import Lease, check_owner
 from avs.progress import Progress
 from avs.scale import ScaleConfig
 from avs.schema import Source
-from avs.training.checkpoint import load_checkpoint, resolve_checkpoint
+from avs.training.checkpoint import load_checkpoint
+from avs.training.resolve import find_checkpoint
 
 __all__ = ["map_in_pool", "segment_bucket"]
 
@@ -52,10 +53,12 @@ def segment_bucket(
         RejectBudgetError: more rejects than ``max_reject_ratio``; the report is written.
     """
     out = storage.absolute(config.out)
-    checkpoint = resolve_checkpoint(config.checkpoint)
+    found = find_checkpoint(config.checkpoint)
+    checkpoint = found.uri
     loaded = load_checkpoint(checkpoint)  # a broken one ends here, not in every worker
     if config.objects:
         check_objects(loaded)
+    say(f"segment: with {found}")
     videos = _outside(out, list_videos(storage.absolute(config.input)))
     job = _Job(
         checkpoint=checkpoint,

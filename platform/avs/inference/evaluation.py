@@ -21,6 +21,7 @@ from avs.report.evaluation import write_report
 from avs.training.checkpoint import check_alignment, load_checkpoint
 from avs.training.feed import ClipReader
 from avs.training.lineage import clip_ids, overlap_warnings, read_lineage
+from avs.training.resolve import find_checkpoint
 
 __all__ = ["evaluate"]
 
@@ -32,7 +33,8 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
         ConfigError, CheckpointError, DataError: before any clip is scored.
     """
     out, prepared = storage.absolute(config.out), storage.absolute(config.data.prepared)
-    checkpoint = load_checkpoint(config.checkpoint)
+    found = find_checkpoint(config.checkpoint)
+    checkpoint = load_checkpoint(found.uri)
     if config.objects:
         check_objects(checkpoint)
     if storage.exists(storage.join(out, "weights.safetensors")):
@@ -45,7 +47,7 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
             f"was trained for {len(trained)}: evaluate it on data of the same kind."
         )
     check_alignment(checkpoint, reader.manifest.audio_alignment, prepared=prepared)
-    say(f"evaluate: {checkpoint.uri} on {len(reader)} clips of {config.split}")
+    say(f"evaluate: {found} on {len(reader)} clips of {config.split}")
     leaks = overlap_warnings(
         read_lineage(checkpoint.uri), clip_ids(prepared, reader.manifest, split=config.split)
     )

@@ -9,6 +9,9 @@ approximation, exact where that goes with the labelled frames; and contrasted cl
 one part. A part without labelled frames has the share 0, which divides to an infinite count and
 adds 0.
 
+A rank that has fewer parts than another goes through the motions for the rest, because all ranks
+must meet in every sum over them: as one that is not there, it counts for nothing.
+
 Shapes: M micro-batches.
 """
 
@@ -22,9 +25,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["micro_batch", "shares_of_step", "whole_step"]
+__all__ = ["micro_batch", "own_count", "shares_of_step", "whole_step"]
 
 _share: ContextVar[Tensor | None] = ContextVar("share", default=None)
+_there: ContextVar[bool] = ContextVar("there", default=True)
 
 
 def shares_of_step(num_labelled_M: Tensor) -> Tensor:
@@ -42,13 +46,22 @@ def shares_of_step(num_labelled_M: Tensor) -> Tensor:
 
 
 @contextmanager
-def micro_batch(share: Tensor | None) -> Iterator[None]:
-    """Losses inside are those of a part that holds ``share`` of the step; None = the whole."""
-    token = _share.set(share)
+def micro_batch(share: Tensor | None, *, there: bool = True) -> Iterator[None]:
+    """Losses inside are those of a part that holds ``share`` of the step; None = the whole.
+
+    there: False where this rank has no such part, and only joins in the sums over all ranks.
+    """
+    token, place = _share.set(share), _there.set(there)
     try:
         yield
     finally:
         _share.reset(token)
+        _there.reset(place)
+
+
+def own_count(counts: Tensor) -> Tensor:
+    """What this rank adds to counts over all ranks: 0 where it has no part of its own."""
+    return counts if _there.get() else torch.zeros_like(counts)
 
 
 def whole_step(counts: Tensor) -> Tensor:

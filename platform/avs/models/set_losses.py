@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812
 from avs.errors import ConfigError
 from avs.models.masked_decoder import SetPrediction
 from avs.models.matching import Match, MatchingCosts, Targets, match
-from avs.models.micro_batches import whole_step
+from avs.models.micro_batches import own_count, whole_step
 from avs.models.point_sampling import sample_points, uncertain_points
 
 __all__ = ["SetLossConfig", "SetLosses", "count_per_rank", "set_losses"]
@@ -122,7 +122,7 @@ def count_per_rank(counts: Tensor) -> Tensor:
     count (see :mod:`avs.models.micro_batches`).
     """
     num_ranks = 1
-    counts = counts.detach().clone()
+    counts = own_count(counts.detach().clone())
     if dist.is_available() and dist.is_initialized():
         num_ranks = dist.get_world_size()
         dist.all_reduce(counts)

@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from avs.serving.config import ServeConfig
 from avs.serving.deployments import APP_NAME, INGRESS_CPUS, build_application
 from avs.serving.limits import Limits
 from avs.serving.tokens import TOKENS_VARIABLE, token_digests
+from avs.training.resolve import find_checkpoint
 
 __all__ = ["serve_checkpoint", "start", "stop"]
 
@@ -49,8 +51,10 @@ def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None =
     say = say or partial(print, flush=True)  # at once, into a log file too
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        url = start(config)
+        found = find_checkpoint(config.checkpoint)
+        url = start(replace(config, checkpoint=found.uri))
         try:
+            say(f"serve: {found}")
             for line in _greeting(url, has_tokens=bool(os.environ.get(TOKENS_VARIABLE))):
                 say(line)
             threading.Event().wait()

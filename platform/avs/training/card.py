@@ -38,8 +38,7 @@ def model_card(
     ``train.init_from`` meant.
     """
     model, loop, form = config.model, config.train, manifests[0].format
-    j, f = metrics["val_j"], metrics["val_f"]
-    score = "no validation split" if j is None else f"J {100 * j:.2f}, F {100 * f:.2f}"
+    epochs, score = _reached(metrics)
     return f"""{_introduction(model)}
 ## This run
 
@@ -51,7 +50,7 @@ def model_card(
 | initial weights | {_initial(model, started_from)} |
 | audio network | {"trained" if audio_trained else "frozen"} |
 | trained on | {_mixture(config, manifests)} |
-| epochs | {metrics["epoch"]} of {loop.epochs}, seed {config.seed} |
+| epochs | {epochs.format(loop.epochs)}, seed {config.seed} |
 | batch | {_batch(config)}, {form.num_frames} frames of {loop.image_size_px or form.height_px} px |
 | sound | {_alignment(manifests[0].audio_alignment)} |
 | optimiser | {_optimiser(loop)} |
@@ -86,6 +85,15 @@ As published by the authors ({MODELS[model.name].origin.where}): imported as the
 
 No figure stands here, because nothing was measured.
 """
+
+
+def _reached(metrics: EpochMetrics) -> tuple[str, str]:
+    """How far the training is, with a place for the number of epochs, and the score there."""
+    epoch, j, f = metrics["epoch"], metrics["val_j"], metrics["val_f"]
+    if "step" in metrics:
+        return f"{epoch - 1} of {{}} and {metrics['step']} steps", "not done at this step"
+    score = "no validation split" if j is None else f"J {100 * j:.2f}, F {100 * f:.2f}"
+    return f"{epoch} of {{}}", score
 
 
 def _introduction(model: ModelConfig) -> str:

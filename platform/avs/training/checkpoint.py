@@ -28,6 +28,7 @@ from avs.models.config import ModelConfig
 from avs.models.weights import hash_weights
 from avs.training.config import InferenceConfig
 from avs.training.lineage import Lineage, write_lineage
+from avs.training.resolve import LAST_WRITTEN, resolve_checkpoint
 
 __all__ = [
     "CHECKPOINT_VERSION",
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 CHECKPOINT_VERSION = 1
-_LAST_WRITTEN = "metrics.json"
 _AUDIO = "audio."  # the audio network in the state dict of a system
 
 
@@ -99,7 +99,7 @@ def save_checkpoint(
         "audio_alignment": clip.audio_alignment.value,
     }
     text = yaml.safe_dump({**head, "clip": clip_plain, **config}, sort_keys=False)
-    storage.remove(storage.join(uri, _LAST_WRITTEN))
+    storage.remove(storage.join(uri, LAST_WRITTEN))
     contiguous = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
     storage.write_bytes(
@@ -112,11 +112,11 @@ def save_checkpoint(
         storage.write_bytes(storage.join(uri, "trainer_state.pt"), state.getvalue())
     if lineage is not None:
         write_lineage(uri, lineage)
-    storage.write_json(storage.join(uri, _LAST_WRITTEN), metrics)
+    storage.write_json(storage.join(uri, LAST_WRITTEN), metrics)
 
 
 def load_checkpoint(uri: str) -> Checkpoint:
-    """Read a checkpoint folder, or the best one of a run folder.
+    """Read a checkpoint folder, or the best one of a run, a sweep, a study or a folder of these.
 
     Raises:
         CheckpointError: missing, incomplete, or of another version, or without its audio weights;
@@ -149,7 +149,7 @@ def load_checkpoint(uri: str) -> Checkpoint:
         model=model,
         clip=_clip_spec(plain["clip"], uri),
         inference=build(InferenceConfig, plain["inference"], path="inference"),
-        metrics=storage.read_json(storage.join(uri, _LAST_WRITTEN)),
+        metrics=storage.read_json(storage.join(uri, LAST_WRITTEN)),
         weights=weights,
     )
 
@@ -209,7 +209,7 @@ def _outside_audio(model: ModelConfig, audio_hash: str, uri: str) -> dict[str, T
 def copy_checkpoint(source: str, target: str) -> None:
     """Copy a resolved checkpoint folder; the file that makes it complete comes last."""
     storage.remove(target)
-    files = sorted(storage.list_files(source), key=lambda info: info.path == _LAST_WRITTEN)
+    files = sorted(storage.list_files(source), key=lambda info: info.path == LAST_WRITTEN)
     for info in files:
         data = storage.read_bytes(storage.join(source, info.path))
         storage.write_bytes(storage.join(target, info.path), data)
@@ -230,25 +230,3 @@ def load_trainer_state(uri: str) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
     return state
-
-
-def resolve_checkpoint(uri: str) -> str:
-    """The checkpoint folder meant by ``uri``: itself, or what a run's ``best.json`` points to.
-
-    Raises:
-        CheckpointError: nothing there is a complete checkpoint.
-    """
-    uri = storage.absolute(uri)
-    pointer = storage.join(uri, "best.json")
-    if storage.exists(pointer):
-        uri = storage.join(uri, storage.read_json(pointer)["checkpoint"])
-    if not storage.exists(uri):
-        raise CheckpointError(f"checkpoint={uri} does not exist.")
-    for name in ("config.yaml", "weights.safetensors", _LAST_WRITTEN):
-        if not storage.exists(storage.join(uri, name)):
-            raise CheckpointError(
-                f"checkpoint={uri} has no {name}: it is not a checkpoint or run folder, or what "
-                "wrote it was killed; give another one, or run that job (train, import_official) "
-                "again."
-            )
-    return uri

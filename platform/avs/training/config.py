@@ -97,10 +97,23 @@ class InferenceConfig:
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    """``self_contained`` false: name and hash of the frozen audio weights instead of the weights,
-    which are then read from ``model.audio_weights`` wherever the checkpoint is used."""
+    """A checkpoint is written after every epoch, and after every ``every_steps`` optimiser steps of
+    the run (null: epochs only). The last one stays, and those of the ``keep_best`` epochs with the
+    highest validation J.
+
+    ``self_contained`` false: name and hash of the frozen audio weights instead of the weights,
+    which are then read from ``model.audio_weights`` wherever the checkpoint is used.
+    """
 
     self_contained: bool = True
+    every_steps: int | None = None
+    keep_best: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ConfigError(f"checkpoint.every_steps={self.every_steps}: at least 1, or null.")
+        if self.keep_best < 1:
+            raise ConfigError(f"checkpoint.keep_best={self.keep_best} must be at least 1.")
 
 
 @dataclass(kw_only=True, slots=True)

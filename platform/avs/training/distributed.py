@@ -1,8 +1,10 @@
 """The training loop on Ray Train: ranks, DDP, restarts, and what the driver shows meanwhile.
 
-Ray starts the ranks and the process group and restarts them after a failure; the loop goes on
-from its last committed epoch by itself. Clips are read by the loop, not by Ray Data: a rank's
-clips must be a function of its plan, and Train holding every CPU would starve Data silently.
+Ray starts the ranks and the process group and restarts them after a failure, with
+``scale.min_workers`` on as many workers as there is room for; the loop goes on from its last
+committed checkpoint by itself, and is restarted as long as it gets on in between. Clips are read by
+the loop, not by Ray Data: a rank's clips must be a function of its plan, and Train holding every
+CPU would starve Data silently.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -17,7 +20,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from avs import storage
 from avs.config import build, dump
@@ -27,6 +30,8 @@ from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.training.config import TrainConfig
 from avs.training.loop import train
+from avs.training.notices import listen_to_sigterm, was_signalled
+from avs.training.resume import check_lanes, told_position
 from avs.training.run import EpochMetrics, Run
 from avs.training.state import Worker
 
@@ -52,7 +57,7 @@ def train_distributed(
         config.train.init_from = storage.absolute(config.train.init_from)
     for folder in config.data.folders:
         read_manifest(folder).split_shards("train")
-    check_resources(config.scale)
+    check_resources(_least(config.scale))
     run = Run(config.out)
     with Lease(config.out, job="train", say=say) as lease:
         run.claim(config)
@@ -61,10 +66,13 @@ def train_distributed(
         if len(history) >= config.train.epochs:
             say(f"train: {config.out} has its {config.train.epochs} epochs already")
             return list(history)
-        if history:
-            say(f"train: going on after epoch {history[-1]['epoch']}")
+        if finished:
+            check_lanes(config, finished[1], num_lanes=config.scale.num_workers)
+            say(f"train: going on after {told_position(finished[1])}")
+        if config.scale.min_workers and config.checkpoint.every_steps is None:
+            say("train: a change of workers repeats up to an epoch; checkpoint.every_steps=N less")
         with _follow(run, len(history), say):
-            _fit(config, lease.owner)
+            _fit_while_it_gets_on(config, run, lease.owner, say=say)
         final = run.last_state()
     assert final is not None
     return list(final[1]["history"])
@@ -89,32 +97,87 @@ def check_resources(scale: ScaleConfig) -> None:
             )
 
 
-def _fit(config: TrainConfig, owner: str) -> None:
+def _least(scale: ScaleConfig) -> ScaleConfig:
+    """What a training cannot do without."""
+    return replace(scale, num_workers=scale.min_workers or scale.num_workers)
+
+
+def _fit_while_it_gets_on(
+    config: TrainConfig, run: Run, owner: str, *, say: Callable[[str], None]
+) -> None:
+    """Start the ranks; again where they were lost after a new checkpoint, however often."""
     for name in ("ray.train", "ray.train.v2"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    attempt = 0
+    while True:
+        before = run.last_uri()
+        try:
+            return _fit(config, f"ray-{owner}-{attempt}", owner=owner)
+        except ray.train.WorkerGroupError as error:
+            causes = [_inner(cause) for cause in error.worker_failures.values()]
+            ours = [cause for cause in causes if isinstance(cause, AvsError)]
+            later = all(isinstance(cause, OSError) for cause in ours)  # storage that may come back
+            if run.last_uri() == before or not later:
+                raise _as_avs_error((ours or causes)[0]) from error
+            say(f"train: workers were lost ({type(causes[0]).__name__}); starting them again")
+            attempt += 1
+        finally:
+            storage.remove(storage.join(config.out, "_ray"))
+
+
+def _fit(config: TrainConfig, name: str, *, owner: str) -> None:
+    scale = config.scale
+    least = scale.min_workers
     trainer = TorchTrainer(
         _worker_loop,
         train_loop_config={"config": dump(config), "owner": owner},
+        torch_config=_ListeningConfig(),
         scaling_config=ScalingConfig(
-            num_workers=config.scale.num_workers,
+            num_workers=scale.num_workers if least is None else (least, scale.num_workers),
             use_gpu=config.scale.gpus_per_worker > 0,
             resources_per_worker=_resources(config.scale),
         ),
         run_config=RunConfig(
             # Ray keeps its own bookkeeping here; the name is new each time because Ray would
             # otherwise resume by itself, and resuming is the loop's business.
-            name=f"ray-{owner}",
+            name=name,
             storage_path=storage.join(config.out, "_ray"),
             failure_config=FailureConfig(max_failures=_MAX_RESTARTS),
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.WorkerGroupError as error:
-        cause = next(iter(error.worker_failures.values()))
-        raise _as_avs_error(cause) from error
-    finally:
-        storage.remove(storage.join(config.out, "_ray"))
+    trainer.fit()
+
+
+class _ListeningConfig(TorchConfig):
+    """Torch's process group, on workers that take SIGTERM for a notice.
+
+    Python sets signal handlers in the main thread only, where Train runs the backend's start; the
+    loop has a thread of its own.
+    """
+
+    @property
+    def backend_cls(self) -> Any:
+        backend: Any = super().backend_cls
+
+        class Listening(backend):  # type: ignore[misc]
+            def on_start(self, worker_group: Any, backend_config: Any) -> None:
+                super().on_start(worker_group, backend_config)
+                worker_group.execute(listen_to_sigterm)
+
+        return Listening
+
+
+class _Drains:
+    """Whether Ray has begun to drain more nodes of this training since it was asked last."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def __call__(self) -> bool:
+        info = ray.train.get_preemption_info()
+        nodes = set() if info is None else set(info.preempted_node_ids)
+        more, self._known = nodes - self._known, nodes
+        return bool(more)
 
 
 def _worker_loop(arguments: dict[str, Any]) -> None:
@@ -131,6 +194,10 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
             wrap=_wrap,
             check_lease=lambda: check_owner(config.out, owner),
             after_epoch=_report,
+            commits_first=False,
+            num_lanes=config.scale.num_workers,
+            told=was_signalled,
+            ask_cluster=_Drains(),
         ),
     )
 
@@ -157,10 +224,15 @@ def _resources(scale: ScaleConfig) -> dict[str, float]:
 
 def _as_avs_error(cause: BaseException) -> AvsError:
     """The worker's own error where it is meant for the user, else its first line with the type."""
-    inner = getattr(cause, "cause", None) or cause
-    if isinstance(inner, AvsError):
-        return inner
-    return DataError(f"training failed on a worker: {type(inner).__name__}: {inner}")
+    if isinstance(cause, AvsError):
+        return cause
+    return DataError(f"training failed on a worker: {type(cause).__name__}: {cause}")
+
+
+def _inner(cause: BaseException) -> BaseException:
+    """What a worker raised, without Ray's wrapping."""
+    inner: BaseException = getattr(cause, "cause", None) or cause
+    return inner
 
 
 class _follow:  # noqa: N801 (used as a context manager, like a function)

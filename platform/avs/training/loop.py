@@ -1,8 +1,8 @@
 """The training loop, plain PyTorch: one process a rank, Ray nowhere in sight.
 
-Every epoch is a pure function of the checkpoint before it and (seed, epoch, rank): clip order,
-augmentation and torch's random state are derived, not carried. A run that was killed and started
-again therefore equals one that was not, and no random state needs to be saved.
+Every step is a pure function of the state before it and (seed, epoch, step, lane): clip order,
+augmentation and what stochastic layers draw are derived, not carried. A run that was killed and
+started again therefore equals one that was not, and no random state needs to be saved.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,11 +19,14 @@ from avs.training.augment import augment
 from avs.training.config import TrainConfig
 from avs.training.feed import Batch, prefetch, step_rows
 from avs.training.mixture import mixed_order
-from avs.training.resume import begin, commit
+from avs.training.notices import Notices
+from avs.training.resume import begin
 from avs.training.run import EpochMetrics, Run
+from avs.training.saver import Saver
 from avs.training.schedule import learning_rate
 from avs.training.state import TrainingState, Worker
-from avs.training.step import autocast, take_step
+from avs.training.step import autocast, lay_out_gradients, take_step
+from avs.training.tally import Tally
 from avs.training.truth import step_seed
 from avs.training.validation import validate
 
@@ -32,102 +34,135 @@ __all__ = ["train"]
 
 
 def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
-    """Train to ``config.train.epochs`` epochs, going on from the last committed one.
+    """Train to ``config.train.epochs`` epochs, going on from the last committed checkpoint.
 
     Returns the history, one dict an epoch. Rank 0 writes; every rank must call this.
 
     Raises:
         DataError, ConfigError, WeightsError: before the first step.
+        CheckpointError, LeaseError, StorageError: a checkpoint could not be written.
     """
     torch.set_num_threads(config.train.num_threads)
     state = TrainingState(config, worker)
     run = Run(config.out)
     begin(state, run)
-    for epoch in range(len(state.history) + 1, config.train.epochs + 1):
-        metrics = _epoch(state, epoch, run)
-        state.history.append(metrics)
-        if worker.rank == 0:
-            commit(state, run)
-        worker.after_epoch(metrics)
+    notices = Notices(worker)
+    with Saver(state, run) as saver:
+        for epoch in range(len(state.history) + 1, config.train.epochs + 1):
+            metrics = _epoch(state, epoch, run, saver=saver, notices=notices)
+            state.history.append(metrics)
+            saver.save()
+            if worker.commits_first:
+                saver.wait()
+            worker.after_epoch(metrics)
+        notices.end()
     return state.history
 
 
-def _epoch(state: TrainingState, epoch: int, run: Run) -> EpochMetrics:
+def _epoch(
+    state: TrainingState, epoch: int, run: Run, *, saver: Saver, notices: Notices
+) -> EpochMetrics:
     config, worker = state.config, state.worker
-    torch.manual_seed(int(np.random.default_rng([config.seed, epoch, worker.rank]).integers(2**31)))
-    start_s = time.monotonic()
-    total, stall_s = 0.0, 0.0
-    parts: dict[str, float] = {}
+    tally = state.tally or Tally(epoch=epoch)
+    state.tally = None
+    saved_s = saver.waited_s
     state.start_epoch(epoch)
-    for step, (batches, waited_s) in enumerate(_steps(state, epoch)):
-        stall_s += waited_s
-        num_steps = step + (epoch - 1) * state.num_steps
+    end_s = time.monotonic()
+    for batches, waited_s in _steps(state, epoch, first_step=tally.step):
+        num_steps = tally.step + (epoch - 1) * state.num_steps
         lr = learning_rate(config.train, num_steps, steps_per_epoch=state.num_steps)
-        seed = step_seed(config.seed, epoch=epoch, step=step)
+        seed = step_seed(config.seed, epoch=epoch, step=tally.step)
+        if state.goes_on and num_steps not in _first_steps(state):
+            lay_out_gradients(state, batches, seed=seed)
+        state.goes_on = False
         losses = take_step(state, batches, lr, seed=seed, num_steps=num_steps)
-        for name, value in losses.items():
-            parts[name] = parts.get(name, 0.0) + value
-        total += losses["loss"]
+        start_s, end_s = end_s, time.monotonic()
+        tally.add(losses, step_s=end_s - start_s, waited_s=waited_s)
         if worker.rank == 0:
-            rate = (step + 1) * _clips_per_step(state) / (time.monotonic() - start_s)
+            rate = tally.step * _clips_per_step(state) / tally.steps_s
             run.report_progress(
-                f"epoch {epoch}/{config.train.epochs} step {step + 1}/{state.num_steps} "
-                f"loss {total / (step + 1):.4f}, {rate:.1f} clips/s"
+                f"epoch {epoch}/{config.train.epochs} step {tally.step}/{state.num_steps} "
+                f"loss {tally.losses['loss'] / tally.step:.4f}, {rate:.1f} clips/s"
             )
-    train_s = time.monotonic() - start_s
+        _save_on_the_way(state, tally, saver=saver, notices=notices)
+    start_s = time.monotonic()
     score = _validate(state)
-    loss = _mean_over_ranks(total / state.num_steps, worker)
+    means = tally.means(device=worker.device)
+    last = epoch * state.num_steps - 1
     return {
         "epoch": epoch,
-        "loss": loss,
+        "loss": means.pop("loss"),
         "val_j": score[0],
         "val_f": score[1],
-        "learning_rate": lr,
-        "clips_per_s": state.num_steps * _clips_per_step(state) / train_s,
-        "stall": stall_s / train_s,
-        "seconds": time.monotonic() - start_s,
-        "parts": {k: v / state.num_steps for k, v in parts.items() if k != "loss"},
+        "learning_rate": learning_rate(config.train, last, steps_per_epoch=state.num_steps),
+        "clips_per_s": state.num_steps * _clips_per_step(state) / tally.steps_s,
+        "stall": tally.stall_s / tally.steps_s,
+        "checkpoint_s": saver.waited_s - saved_s,
+        "seconds": tally.steps_s + time.monotonic() - start_s,
+        "parts": means,
     }
+
+
+def _first_steps(state: TrainingState) -> tuple[int, int]:
+    """The steps of a run before which the networks are made distributed, from 0."""
+    return 0, state.config.train.frozen_backbone_epochs * state.num_steps
+
+
+def _save_on_the_way(state: TrainingState, tally: Tally, *, saver: Saver, notices: Notices) -> None:
+    """Save inside an epoch where that is due, or where a rank was told that it ends soon."""
+    saver.check()
+    told = notices.agreed()
+    every = state.config.checkpoint.every_steps
+    num_steps = tally.step + (tally.epoch - 1) * state.num_steps
+    if told or (every is not None and num_steps % every == 0 and tally.step < state.num_steps):
+        saver.save(tally=tally.state(device=state.worker.device))
+    if told:
+        saver.wait()  # what comes after may not be
 
 
 def _clips_per_step(state: TrainingState) -> int:
     """On all ranks."""
     loop = state.config.train
-    return loop.batch_size * loop.accumulate_steps * state.worker.world_size
+    return loop.batch_size * loop.accumulate_steps * state.num_lanes
 
 
-def _steps(state: TrainingState, epoch: int) -> Iterator[tuple[list[Batch], float]]:
+def _steps(
+    state: TrainingState, epoch: int, *, first_step: int = 0
+) -> Iterator[tuple[list[Batch], float]]:
     """The micro-batches of each step of an epoch on this rank, augmented by plan, with the seconds
-    waited for them."""
+    waited for them. first_step: the one to begin with."""
     config, worker = state.config, state.worker
     count = config.train.accumulate_steps
-    stream = prefetch(state.reader, _planned_rows(state, epoch))
-    for step in range(state.num_steps):
+    rows = _planned_rows(state, epoch)
+    stream = prefetch(state.reader, rows[first_step * len(state.parts) :])
+    for step in range(first_step, state.num_steps):
         batches, waited_s = [], 0.0
-        for place in range(step * count, (step + 1) * count):
+        for lane, part in state.parts:
             start_s = time.monotonic()
             batch = next(stream).to(worker.device)
             waited_s += time.monotonic() - start_s
-            augment(batch, loop=config.train, seed=[config.seed, epoch, place, worker.rank])
+            seed = [config.seed, epoch, step * count + part, lane]
+            augment(batch, loop=config.train, seed=seed)
             batches.append(batch)
         yield batches, waited_s
 
 
 def _planned_rows(state: TrainingState, epoch: int) -> list[list[int]]:
     """The rows of this rank's micro-batches; a step's clips do not depend on how it is cut."""
-    config, worker = state.config, state.worker
+    config = state.config
     each, count = config.train.batch_size, config.train.accumulate_steps
     order = mixed_order(state.folder_sizes, config.data.weights, seed=config.seed, epoch=epoch)
     planned = []
     for step in range(state.num_steps):
-        rows = step_rows(
-            order,
-            step=step,
-            rank=worker.rank,
-            world_size=worker.world_size,
-            batch_size=each * count,
-        )
-        planned += [rows[first : first + each] for first in range(0, len(rows), each)]
+        for lane, part in state.parts:
+            rows = step_rows(
+                order,
+                step=step,
+                rank=lane,
+                world_size=state.num_lanes,
+                batch_size=each * count,
+            )
+            planned.append(rows[part * each : (part + 1) * each])
     return planned
 
 
@@ -136,14 +171,6 @@ def _share(tensors: Iterable[Tensor]) -> None:
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
-
-
-def _mean_over_ranks(value: float, worker: Worker) -> float:
-    if not dist.is_initialized():
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=worker.device)
-    dist.all_reduce(tensor)
-    return float(tensor) / worker.world_size
 
 
 def _validate(state: TrainingState) -> tuple[float | None, float | None]:

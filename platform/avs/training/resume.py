@@ -1,28 +1,30 @@
-"""Where a run begins, goes on and is written down: between the state of a rank and its folder.
+"""Where a run begins or goes on: from its last checkpoint, or as ``train.init_from`` says.
 
 A checkpoint holds the weights that are used; with a moving average those are the average's, and
-the weights under training go into trainer_state.pt beside the optimiser.
+the weights under training lie in trainer_state.pt beside the optimiser. One from the middle of an
+epoch holds the sums of that epoch too. Random states are not among it: every draw is a function of
+(seed, epoch, step, lane).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from avs.config import dump
-from avs.training.card import model_card
-from avs.training.checkpoint import check_alignment, load_checkpoint, save_checkpoint
+from avs.errors import ConfigError
+from avs.training.checkpoint import check_alignment, load_checkpoint
+from avs.training.config import TrainConfig
 from avs.training.init_from import start_from
 from avs.training.lineage import StartedFrom, lineage_of, read_lineage
 from avs.training.optimiser import load_state
 from avs.training.run import Run
 from avs.training.state import HasTrainingState, TrainingState
+from avs.training.tally import Tally
 
-__all__ = ["begin", "commit"]
+__all__ = ["begin", "check_lanes", "told_position"]
 
 
 def begin(state: TrainingState, run: Run) -> None:
-    """Go on from the last committed epoch of the run, or begin as ``train.init_from`` says.
+    """Go on from the last checkpoint of the run, or begin as ``train.init_from`` says.
 
     Raises:
         CheckpointError, ConfigError, DataError: what is there cannot be gone on with.
@@ -42,7 +44,34 @@ def begin(state: TrainingState, run: Run) -> None:
         run.report_progress(f"starting from {started_from}", every_s=0.0)
 
 
+def check_lanes(config: TrainConfig, trainer: dict[str, Any], *, num_lanes: int) -> None:
+    """Refuse to go on inside an epoch that was cut into another number of parts.
+
+    trainer: the trainer state of the last checkpoint. num_lanes: of the steps to come.
+
+    Raises:
+        ConfigError: with both numbers and the way out.
+    """
+    begun = trainer.get("position", {}).get("num_lanes", num_lanes)
+    if begun != num_lanes:
+        raise ConfigError(
+            f"out={config.out} was stopped inside an epoch of steps for {begun} workers, "
+            f"scale.num_workers is {num_lanes} now: give scale.num_workers={begun}, and "
+            "scale.min_workers for going on with fewer; another number is for the next epoch."
+        )
+
+
+def told_position(trainer: dict[str, Any]) -> str:
+    """Where a trainer state stands, in words; empty before the first epoch's end."""
+    if "position" in trainer:
+        tally = trainer["position"]["tally"]
+        return f"step {tally['step']} of epoch {tally['epoch']}"
+    history = trainer["history"]
+    return f"epoch {history[-1]['epoch']}" if history else ""
+
+
 def _go_on(state: TrainingState, run: Run, uri: str, trainer: dict[str, Any]) -> None:
+    check_lanes(state.config, trainer, num_lanes=state.num_lanes)
     checkpoint = load_checkpoint(uri)
     check_alignment(
         checkpoint, state.clip.audio_alignment, prepared=", ".join(state.config.data.folders)
@@ -56,7 +85,12 @@ def _go_on(state: TrainingState, run: Run, uri: str, trainer: dict[str, Any]) ->
     segmenter = state.system.segmenter
     if isinstance(segmenter, HasTrainingState):
         segmenter.load_training_state(trainer["segmenter"])
-    state.history = trainer["history"]
+    state.history, state.goes_on = trainer["history"], True
+    if "position" in trainer:
+        worker = state.worker
+        state.tally = Tally.from_state(
+            trainer["position"]["tally"], rank=worker.rank, world_size=worker.world_size
+        )
     known = read_lineage(uri)
     _note_lineage(state, uri, None if known is None else known.started_from)
     if state.worker.rank == 0:
@@ -70,51 +104,3 @@ def _note_lineage(
     if state.worker.rank == 0:
         own = lineage_of(state.reader.manifests, started_from=started_from)
         state.lineage = own.joined(None if earlier is None else read_lineage(earlier))
-
-
-def commit(state: TrainingState, run: Run) -> None:
-    """Write the checkpoint of the last epoch and make it count; on rank 0.
-
-    Raises:
-        LeaseError: the run no longer owns its folder.
-    """
-    metrics, lineage = state.history[-1], state.lineage
-    state.worker.check_lease()
-    plain = dump(state.config)
-    save_checkpoint(
-        run.epoch_uri(metrics["epoch"]),
-        weights=state.weights(),
-        leave_out_audio=not (
-            state.config.checkpoint.self_contained or state.system.audio.trainable
-        ),
-        config={**plain, "model": dump(state.model_config)},
-        clip=state.clip,
-        metrics=metrics,
-        card=model_card(
-            replace(state.config, model=state.model_config),
-            metrics,
-            manifests=list(state.reader.manifests.values()),
-            audio_trained=state.system.audio.trainable,
-            started_from=None if lineage is None else lineage.started_from,
-        ),
-        trainer_state=_trainer_state(state),
-        lineage=lineage,
-    )
-    state.worker.check_lease()
-    run.commit(state.history)
-
-
-def _trainer_state(state: TrainingState) -> dict[str, Any]:
-    trainer: dict[str, Any] = {
-        "optimizer": state.optimizer.state_dict(),
-        "history": state.history,
-    }
-    if state.average is not None:
-        raw = state.average.raw(state.system)
-        trainer["weights"] = {name: value.detach().cpu() for name, value in raw.items()}
-    if state.scaler.is_enabled():
-        trainer["scaler"] = state.scaler.state_dict()
-    segmenter = state.system.segmenter
-    if isinstance(segmenter, HasTrainingState):
-        trainer["segmenter"] = segmenter.training_state()
-    return trainer

@@ -1,4 +1,4 @@
-"""A run folder: epoch checkpoints, pointers to the last and the best, metrics.jsonl, progress.
+"""A run folder: checkpoints, pointers to the last and the best, metrics.jsonl, progress.
 
 Everything derives from the checkpoint that ``last.json`` names, whose trainer state holds the
 history: killed between two writes, the next start repairs the rest from there.
@@ -21,8 +21,19 @@ from avs.training.config import TrainConfig
 __all__ = ["EpochMetrics", "Run"]
 
 EpochMetrics = dict[str, Any]
+_CHECKPOINTS = "checkpoints"
 # May differ between two starts of one run without making it another run.
-_FREE_KEYS = ("out", "scale", "train.epochs", "train.num_threads", "inference")
+_FREE_KEYS = (
+    "out",
+    "scale",
+    "train.epochs",
+    "train.num_threads",
+    "inference",
+    "checkpoint.every_steps",
+    "checkpoint.keep_best",
+)
+_NUM_NAMED = 3
+_BACK_OFF_S = 60.0
 
 
 class Run:
@@ -36,7 +47,7 @@ class Run:
         """Write config.yaml, or refuse a folder that another configuration began.
 
         Raises:
-            ConfigError: names the keys that differ; or a checkpoint lies there.
+            ConfigError: names the keys that differ, with both values; or a checkpoint lies there.
         """
         if storage.exists(storage.join(self.out, "weights.safetensors")):
             raise ConfigError(f"out={self.out} is a checkpoint, not a run: give another out=.")
@@ -45,41 +56,61 @@ class Run:
         begun = storage.exists(storage.join(self.out, "last.json"))  # else nothing was trained yet
         if begun and storage.exists(uri):
             theirs = _with_defaults(yaml.safe_load(storage.read_bytes(uri)))
-            changed = [k for k in _changed(mine, theirs) if not k.startswith(_FREE_KEYS)]
+            changed = [c for c in _changed(mine, theirs) if not c[0].startswith(_FREE_KEYS)]
             if changed:
                 raise ConfigError(
-                    f"out={self.out} holds a run with another configuration ({changed[0]} and "
-                    f"{len(changed) - 1} more differ): give another out=, or remove that folder."
+                    f"out={self.out} holds a run with another configuration: {_told(changed)}. "
+                    "Give another out=, go on with that run's values, or remove its folder."
                 )
         storage.write_bytes(uri, yaml.safe_dump(mine, sort_keys=False).encode())
 
     def last_state(self) -> tuple[str, dict[str, Any]] | None:
-        """URI and trainer state of the last committed epoch, or None for a new run."""
+        """URI and trainer state of the last committed checkpoint, or None for a new run."""
+        uri = self.last_uri()
+        return None if uri is None else (uri, load_trainer_state(uri))
+
+    def last_uri(self) -> str | None:
+        """The last committed checkpoint, None for a new run."""
         pointer = storage.join(self.out, "last.json")
         if not storage.exists(pointer):
             return None
-        uri = storage.join(self.out, storage.read_json(pointer)["checkpoint"])
-        return uri, load_trainer_state(uri)
+        return storage.join(self.out, storage.read_json(pointer)["checkpoint"])
 
     def epoch_uri(self, epoch: int) -> str:
         """Where the checkpoint of an epoch (from 1) goes."""
-        return storage.join(self.out, _epoch_name(epoch))
+        return storage.join(self.out, _CHECKPOINTS, _epoch_name(epoch))
 
-    def commit(self, history: list[EpochMetrics]) -> None:
-        """Make the checkpoint of the last epoch in ``history`` count, and drop superseded ones."""
-        epoch, best = history[-1]["epoch"], best_epoch(history)
-        storage.write_json(storage.join(self.out, "last.json"), {"checkpoint": _epoch_name(epoch)})
+    def step_uri(self, epoch: int, step: int) -> str:
+        """Where the checkpoint after ``step`` steps of an epoch (from 1) goes."""
+        return f"{self.epoch_uri(epoch)}-step-{step:06d}"
+
+    def commit(
+        self, history: list[EpochMetrics], *, uri: str | None = None, keep_best: int = 1
+    ) -> None:
+        """Make a checkpoint count, and drop the others but the best ones.
+
+        uri: the checkpoint; None = that of the last epoch in ``history``. keep_best: epochs.
+        """
+        uri = uri or self.epoch_uri(history[-1]["epoch"])
+        name = uri.rpartition("/")[2]
+        last = {"checkpoint": f"{_CHECKPOINTS}/{name}"}
+        storage.write_json(storage.join(self.out, "last.json"), last)
         self.repair(history)
-        for info in {i.path.split("/")[0] for i in self._checkpoint_files()}:
-            if info not in (_epoch_name(epoch).split("/")[1], _epoch_name(best).split("/")[1]):
-                storage.remove(storage.join(self.out, "checkpoints", info))
+        kept = {name, *(_epoch_name(epoch) for epoch in best_epochs(history, keep_best))}
+        for other in {i.path.split("/")[0] for i in self._checkpoint_files()} - kept:
+            storage.remove(storage.join(self.out, _CHECKPOINTS, other))
 
     def repair(self, history: list[EpochMetrics]) -> None:
         """Rewrite best.json and metrics.jsonl from the history of the last checkpoint."""
+        if not history:
+            return
         best = best_epoch(history)
         storage.write_json(
             storage.join(self.out, "best.json"),
-            {"checkpoint": _epoch_name(best), "val_j": history[best - 1]["val_j"]},
+            {
+                "checkpoint": f"{_CHECKPOINTS}/{_epoch_name(best)}",
+                "val_j": history[best - 1]["val_j"],
+            },
         )
         lines = "".join(json.dumps(m) + "\n" for m in history)
         storage.write_bytes(storage.join(self.out, "metrics.jsonl"), lines.encode())
@@ -101,20 +132,31 @@ class Run:
         now_s = time.monotonic()
         if now_s - self._progress_s >= every_s:
             self._progress_s = now_s
-            storage.write_json(storage.join(self.out, "progress.json"), {"line": line})
+            try:
+                storage.write_json(storage.join(self.out, "progress.json"), {"line": line})
+            except OSError:  # a line is not worth a training, nor are the tries again
+                self._progress_s = time.monotonic() + _BACK_OFF_S
 
     def _checkpoint_files(self) -> list[storage.FileInfo]:
-        return storage.list_files(storage.join(self.out, "checkpoints"))
+        return storage.list_files(storage.join(self.out, _CHECKPOINTS))
 
 
 def best_epoch(history: list[EpochMetrics]) -> int:
     """The epoch (from 1) with the highest validation J; the last one where there is no J."""
-    scored = [(m["val_j"], m["epoch"]) for m in history if m["val_j"] is not None]
-    return int(max(scored, key=lambda s: (s[0], -s[1]))[1]) if scored else len(history)
+    return best_epochs(history, 1)[0]
+
+
+def best_epochs(history: list[EpochMetrics], count: int) -> list[int]:
+    """The epochs (from 1) with the highest validation J, the best and of equals the first one
+    first; those without a J come after, the last one first."""
+    scored = [m for m in history if m["val_j"] is not None]
+    scored.sort(key=lambda m: (-m["val_j"], m["epoch"]))
+    others = [m for m in reversed(history) if m["val_j"] is None]
+    return [int(m["epoch"]) for m in (*scored, *others)][:count]
 
 
 def _epoch_name(epoch: int) -> str:
-    return f"checkpoints/epoch-{epoch:04d}"
+    return f"epoch-{epoch:04d}"
 
 
 def _with_defaults(plain: Any) -> Any:
@@ -128,8 +170,15 @@ def _with_defaults(plain: Any) -> Any:
         return plain
 
 
-def _changed(mine: Any, theirs: Any, prefix: str = "") -> list[str]:
+def _changed(mine: Any, theirs: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Keys that differ, with the value now and the one there."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         keys = sorted({*mine, *theirs})
         return [c for k in keys for c in _changed(mine.get(k), theirs.get(k), f"{prefix}{k}.")]
-    return [] if mine == theirs else [prefix.rstrip(".")]
+    return [] if mine == theirs else [(prefix.rstrip("."), mine, theirs)]
+
+
+def _told(changed: list[tuple[str, Any, Any]]) -> str:
+    named = [f"{key} is {now!r}, there {there!r}" for key, now, there in changed[:_NUM_NAMED]]
+    more = len(changed) - len(named)
+    return "; ".join(named) + (f"; and {more} more keys" if more else "")

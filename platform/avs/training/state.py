@@ -25,10 +25,12 @@ from avs.training.compute import prepare_networks
 from avs.training.config import Precision, TrainConfig
 from avs.training.ema import WeightAverage
 from avs.training.feed import ClipReader, steps_per_epoch
+from avs.training.lanes import lanes_of
 from avs.training.lineage import Lineage
 from avs.training.mixture import epoch_size
 from avs.training.optimiser import build_optimizer
 from avs.training.run import EpochMetrics
+from avs.training.tally import Tally
 
 __all__ = ["HasTrainingState", "TrainingState", "Worker"]
 
@@ -50,7 +52,14 @@ class Worker:
     """What the launcher gives a rank.
 
     ``wrap`` makes the module distributed; ``check_lease`` raises when the run no longer owns its
-    folder; ``after_epoch`` is called on every rank with the epoch's metrics.
+    folder; ``after_epoch`` is called on every rank with the epoch's metrics. ``commits_first``:
+    the epoch's checkpoint is whole by then; False lets the next epoch begin meanwhile.
+
+    ``told`` is asked after every step: was this rank told that it ends soon, since it was asked
+    last? ``ask_cluster`` is asked by all ranks at once, now and then, and gives all the same answer
+    to the same question about any of them.
+
+    ``num_lanes`` of a step: workers that were configured, None for as many as there are.
     """
 
     rank: int = 0
@@ -59,6 +68,16 @@ class Worker:
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module
     check_lease: Callable[[], None] = lambda: None
     after_epoch: Callable[[EpochMetrics], None] = lambda _: None
+    commits_first: bool = True
+    told: Callable[[], bool] = lambda: False
+    ask_cluster: Callable[[], bool] = lambda: False
+    num_lanes: int | None = None
+
+    @property
+    def lanes(self) -> range:
+        """The lanes of a step that this rank takes."""
+        count = self.num_lanes or self.world_size
+        return lanes_of(self.rank, world_size=self.world_size, num_lanes=count)
 
 
 class TrainingState:
@@ -119,12 +138,27 @@ class TrainingState:
         self._trainable = [p for p in self._backbone.parameters() if p.requires_grad]
         self._frozen: bool | None = None
         self.history: list[EpochMetrics] = []
+        self.tally: Tally | None = None  # of an epoch that was begun
+        self.goes_on = False  # from a checkpoint, until the next step
         self.lineage: Lineage | None = None  # of rank 0, which writes it
+        self.num_lanes = worker.num_lanes or worker.world_size
         self.num_steps = steps_per_epoch(
             epoch_size(self.folder_sizes, config.data.weights),
-            world_size=worker.world_size,
+            world_size=self.num_lanes,
             batch_size=config.train.batch_size * config.train.accumulate_steps,
         )
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """The lane and the place in it of each micro-batch of this rank in a step, in order."""
+        count = self.config.train.accumulate_steps
+        return [(lane, part) for lane in self.worker.lanes for part in range(count)]
+
+    @property
+    def num_parts(self) -> int:
+        """Micro-batches of a step on the first rank, which has the most."""
+        first = replace(self.worker, rank=0)
+        return len(first.lanes) * self.config.train.accumulate_steps
 
     @property
     def folder_sizes(self) -> list[int]:

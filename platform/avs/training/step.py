@@ -3,7 +3,11 @@
 The gradients of the micro-batches add up where they are, and DDP shares them once, with the last.
 Each loss is divided by the counts of the whole step (:mod:`avs.models.micro_batches`), so that for
 means over labelled frames a step is the same however it is cut. Stochastic layers, batch-norm
-statistics and the teacher of AVSC see each micro-batch by itself.
+statistics and the teacher of AVSC see each micro-batch by itself; what stochastic layers draw is a
+function of the step, the lane and the place in it, so no random state outlives a forward pass.
+
+A rank with fewer micro-batches than another computes its last one again without counting it: the
+ranks meet in every sum over them, and waiting costs as much.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ from avs.models.micro_batches import micro_batch, shares_of_step
 from avs.models.types import Truth
 from avs.training.config import Precision
 from avs.training.feed import Batch, padding_flags
+from avs.training.lanes import part_seed
 from avs.training.optimiser import set_learning_rate
-from avs.training.state import TrainingState
+from avs.training.state import HasTrainingState, TrainingState
 from avs.training.truth import batch_truth
 
-__all__ = ["autocast", "take_step"]
+__all__ = ["autocast", "lay_out_gradients", "take_step"]
 
 _LOW = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
@@ -32,9 +37,10 @@ _LOW = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 def take_step(
     state: TrainingState, batches: Sequence[Batch], lr: float, *, seed: int, num_steps: int
 ) -> dict[str, float]:
-    """Train on the micro-batches of this rank; every rank must give as many.
+    """Train on the micro-batches of this rank, in the order of ``state.parts``; on every rank.
 
-    seed: of the points that losses look at. num_steps: of the run, before this one.
+    seed: of the points that losses look at and of stochastic layers, the same on every rank.
+    num_steps: of the run, before this one.
     Returns the loss and its parts, this rank's part of the mean over ranks.
 
     Raises:
@@ -45,14 +51,19 @@ def take_step(
         batch_truth(batch, category_names=state.model_config.category_names, seed=seed)
         for batch in batches
     ]
+    counted = [truth.mask_valid.sum() for truth in truths]
+    counted += [torch.zeros_like(counted[0])] * (state.num_parts - len(truths))
     state.optimizer.zero_grad(set_to_none=True)
     values: dict[str, float] = {}
-    for place, (truth, share) in enumerate(zip(truths, _shares(truths), strict=True)):
-        with _unshared(state.ddp, wanted=place < len(truths) - 1), micro_batch(share):
-            losses = _forward(state, batches[place], truth)
-            state.scaler.scale(losses["loss"]).backward()  # type: ignore[no-untyped-call]
+    for place, share in enumerate(_shares(counted)):
+        own, there = min(place, len(truths) - 1), place < len(truths)
+        lane, part = state.parts[own]
+        torch.manual_seed(part_seed(seed, lane=lane, part=part))
+        with _unshared(state.ddp, wanted=place < len(counted) - 1), micro_batch(share, there=there):
+            losses = _forward(state, batches[own], truths[own])
+            state.scaler.scale(losses["loss"] * there).backward()  # type: ignore[no-untyped-call]
         for name, value in losses.items():
-            values[name] = values.get(name, 0.0) + float(value.detach())
+            values[name] = values.get(name, 0.0) + float(value.detach()) * there
     if not math.isfinite(values["loss"]):
         clips = [clip_id for batch in batches for clip_id in batch.clip_ids]
         raise FloatingPointError(
@@ -62,6 +73,28 @@ def take_step(
     if state.average is not None:
         state.average.update(state.system, num_steps=num_steps)
     return values
+
+
+def lay_out_gradients(state: TrainingState, batches: Sequence[Batch], *, seed: int) -> None:
+    """Let DDP see a backward pass, of which nothing stays; on every rank, of a run that goes on.
+
+    After its first one DDP lays the gradients out in the order in which they came. Where they lie
+    decides in which order three ranks or more are summed, that is, how the sum is rounded; and a
+    run that was not stopped has its first one behind it.
+    """
+    if not isinstance(state.ddp, nn.parallel.DistributedDataParallel):
+        return
+    segmenter = state.system.segmenter
+    memory = segmenter.training_state() if isinstance(segmenter, HasTrainingState) else {}
+    buffers = {name: value.clone() for name, value in state.system.named_buffers()}
+    truth = batch_truth(batches[0], category_names=state.model_config.category_names, seed=seed)
+    _forward(state, batches[0], truth)["loss"].backward()  # type: ignore[no-untyped-call]
+    state.optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, value in state.system.named_buffers():
+            value.copy_(buffers[name])
+    if isinstance(segmenter, HasTrainingState):
+        segmenter.load_training_state(memory)
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
@@ -76,11 +109,11 @@ def _forward(state: TrainingState, batch: Batch, truth: Truth) -> dict[str, Tens
     return total_loss(state.system.segmenter, output, truth, config=state.loss_config)
 
 
-def _shares(truths: Sequence[Truth]) -> Sequence[Tensor | None]:
-    """Of each micro-batch in the step; one alone is the step."""
-    if len(truths) == 1:
+def _shares(counted: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Of each micro-batch in the step, by its labelled frames; one alone is the step."""
+    if len(counted) == 1:
         return [None]
-    return list(shares_of_step(torch.stack([truth.mask_valid.sum() for truth in truths])))
+    return list(shares_of_step(torch.stack(list(counted))))
 
 
 def _unshared(ddp: nn.Module, *, wanted: bool) -> AbstractContextManager[None]:

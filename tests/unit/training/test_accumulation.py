@@ -21,8 +21,9 @@ from avs.models.types import ModelOutput
 from avs.training.config import TrainConfig
 from avs.training.feed import Batch
 from avs.training.loop import _steps, train
-from avs.training.resume import begin, commit
+from avs.training.resume import begin
 from avs.training.run import Run
+from avs.training.snapshot import commit, take_snapshot
 from avs.training.state import TrainingState, Worker
 from avs.training.step import take_step
 
@@ -203,7 +204,7 @@ def test_the_scale_of_the_loss_is_gone_on_with(prepared: Path, tmp_path: Path) -
     state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     state.scaler.scale(torch.ones(1))  # it has no scale before it is first asked
     state.history = [{"epoch": 1, "loss": 1.0, "val_j": None, "val_f": None}]
-    commit(state, Run(config.out))
+    commit(take_snapshot(state, Run(config.out)), state, Run(config.out))
     other.scaler = torch.amp.GradScaler("cpu")
     begin(other, Run(config.out))
     assert other.scaler.get_scale() == 8.0

@@ -35,7 +35,7 @@ def _weights(out: str, epoch: int) -> dict[str, torch.Tensor]:
 
 
 def _without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    times = ("seconds", "clips_per_s", "stall")
+    times = ("seconds", "clips_per_s", "stall", "checkpoint_s")
     return [{k: v for k, v in m.items() if k not in times} for m in history]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,21 @@ def _history(*scores: float | None) -> list[dict[str, Any]]:
     ]
 
 
-def _commit(run: Run, history: list[dict[str, Any]]) -> None:
+def _commit(run: Run, history: list[dict[str, Any]], **options: Any) -> None:
+    _save(run.epoch_uri(history[-1]["epoch"]), history)
+    run.commit(history, **options)
+
+
+def _save(uri: str, history: list[dict[str, Any]]) -> None:
     save_checkpoint(
-        run.epoch_uri(history[-1]["epoch"]),
+        uri,
         weights={"x": torch.ones(1)},
         config={},
         clip=ClipSpec(num_frames=5, image_size_px=64, class_names=("a", "b")),
-        metrics=history[-1],
+        metrics=history[-1] if history else {},
         card="",
         trainer_state={"history": history},
     )
-    run.commit(history)
 
 
 def _kept(out: str) -> set[str]:
@@ -71,25 +76,32 @@ def test_a_folder_is_claimed_again_by_the_same_configuration(config: TrainConfig
 
 
 @pytest.mark.parametrize(
-    ("change", "key"),
+    ("change", "told"),
     [
-        ({"seed": 6}, "seed"),
-        ({"model": {"backbone": "test_convnext"}}, r"model\.backbone"),
-        ({"model": {"options": {"fusion_width": 8}}}, r"model\.options\.fusion_width"),
-        ({"train": {"batch_size": 4}}, r"train\.batch_size"),
-        ({"train": {"learning_rate": 1.0}}, r"train\.learning_rate"),
-        ({"loss": {"dice_weight": 1.0}}, r"loss\.dice_weight"),
-        ({"data": {"prepared": "s3://other"}}, r"data\.prepared"),
+        ({"seed": 6}, "seed is 6, there 5"),
+        (
+            {"model": {"backbone": "test_convnext"}},
+            "model.backbone is 'test_convnext', there 'test_resnet'",
+        ),
+        (
+            {"model": {"options": {"fusion_width": 8}}},
+            "model.options.fusion_width is 8, there 16",
+        ),
+        ({"model": {"options": {}}}, "model.options.fusion_width is None, there 16"),
+        ({"train": {"batch_size": 4}}, "train.batch_size is 4, there 2"),
+        ({"train": {"learning_rate": 1.0}}, "train.learning_rate is 1.0, there 0.003"),
+        ({"loss": {"dice_weight": 1.0}}, "loss.dice_weight is 1.0, there 0.0"),
+        ({"data": {"prepared": "s3://other"}}, "data.prepared is 's3://other', there '/"),
     ],
 )
-def test_a_folder_of_another_configuration_is_refused_by_key(
-    config: TrainConfig, change: dict[str, Any], key: str
+def test_a_folder_of_another_configuration_is_refused_by_key_with_both_values(
+    config: TrainConfig, change: dict[str, Any], told: str
 ) -> None:
     run = Run(config.out)
     run.claim(config)
     storage.write_json(storage.join(config.out, "last.json"), {"checkpoint": "an epoch"})
     before = storage.read_bytes(storage.join(config.out, "config.yaml"))
-    with pytest.raises(ConfigError, match=rf"out=.*another configuration \({key} and 0 more"):
+    with pytest.raises(ConfigError, match=rf"out=.*another configuration: {re.escape(told)}"):
         run.claim(_changed(config, change))
     assert storage.read_bytes(storage.join(config.out, "config.yaml")) == before
 
@@ -123,6 +135,7 @@ def test_a_folder_where_nothing_was_trained_takes_a_mended_configuration(
         {"train": {"num_threads": 4}},
         {"scale": {"num_workers": 2}},
         {"inference": {"windows_per_forward": 8}},
+        {"checkpoint": {"every_steps": 2, "keep_best": 3}},
     ],
 )
 def test_what_may_differ_between_two_starts_does(
@@ -158,6 +171,37 @@ def test_a_commit_keeps_the_best_and_the_last_checkpoint(place: str) -> None:
         "checkpoint": "checkpoints/epoch-0005",
         "val_j": 0.7,
     }
+
+
+def test_as_many_of_the_best_are_kept_as_asked_for(tmp_path: Path) -> None:
+    run, kept = Run(str(tmp_path)), []
+    scores = (0.2, 0.6, 0.3, 0.5, 0.1)
+    for epoch in range(1, 6):
+        _commit(run, _history(*scores[:epoch]), keep_best=2)
+        kept.append(sorted(int(name[-4:]) for name in _kept(str(tmp_path))))
+    assert kept == [[1], [1, 2], [2, 3], [2, 4], [2, 4, 5]]
+
+
+def test_of_many_changes_the_first_are_told_and_the_others_counted(config: TrainConfig) -> None:
+    run = Run(config.out)
+    run.claim(config)
+    storage.write_json(storage.join(config.out, "last.json"), {"checkpoint": "an epoch"})
+    loop = {"batch_size": 4, "flip": False, "weight_decay": 1.0}
+    with pytest.raises(ConfigError, match=r"seed is 6.*batch_size is 4.*flip.*; and 1 more keys"):
+        run.claim(_changed(config, {"seed": 6, "train": loop}))
+
+
+def test_a_checkpoint_inside_an_epoch_counts_until_the_next_one(tmp_path: Path) -> None:
+    run = Run(str(tmp_path))
+    history: list[dict[str, Any]] = []
+    for uri, told in ((run.step_uri(1, 2), 0), (run.step_uri(1, 4), 0), (run.epoch_uri(1), 1)):
+        if told:
+            history = _history(0.1)
+        _save(uri, history)
+        run.commit(history, uri=uri)
+        assert run.last_uri() == uri
+        assert _kept(str(tmp_path)) == {uri.rpartition("/")[2]}
+        assert (tmp_path / "best.json").exists() == bool(told)
 
 
 def test_metrics_hold_one_line_an_epoch_whatever_was_lost(tmp_path: Path) -> None:
