@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from avs.training.augment import augment
 from avs.training.config import TrainConfig
-from avs.training.feed import Batch, prefetch, step_rows
-from avs.training.mixture import mixed_order
+from avs.training.feed import Batch
+from avs.training.plan import even_share, plan_epoch
 from avs.training.resume import begin, commit
 from avs.training.run import EpochMetrics, Run
 from avs.training.schedule import learning_rate
@@ -96,39 +96,32 @@ def _clips_per_step(state: TrainingState) -> int:
     return loop.batch_size * loop.accumulate_steps * state.worker.world_size
 
 
-def _steps(state: TrainingState, epoch: int) -> Iterator[tuple[list[Batch], float]]:
-    """The micro-batches of each step of an epoch on this rank, augmented by plan, with the seconds
-    waited for them."""
+def _steps(
+    state: TrainingState, epoch: int, first_step: int = 0
+) -> Iterator[tuple[list[Batch], float]]:
+    """The micro-batches of each step of an epoch on this rank from ``first_step`` on, augmented by
+    plan, with the seconds waited for them. Nothing of the steps before is read."""
     config, worker = state.config, state.worker
-    count = config.train.accumulate_steps
-    stream = prefetch(state.reader, _planned_rows(state, epoch))
-    for step in range(state.num_steps):
-        batches, waited_s = [], 0.0
-        for place in range(step * count, (step + 1) * count):
-            start_s = time.monotonic()
-            batch = next(stream).to(worker.device)
-            waited_s += time.monotonic() - start_s
-            augment(batch, loop=config.train, seed=[config.seed, epoch, place, worker.rank])
-            batches.append(batch)
-        yield batches, waited_s
-
-
-def _planned_rows(state: TrainingState, epoch: int) -> list[list[int]]:
-    """The rows of this rank's micro-batches; a step's clips do not depend on how it is cut."""
-    config, worker = state.config, state.worker
-    each, count = config.train.batch_size, config.train.accumulate_steps
-    order = mixed_order(state.folder_sizes, config.data.weights, seed=config.seed, epoch=epoch)
-    planned = []
-    for step in range(state.num_steps):
-        rows = step_rows(
-            order,
-            step=step,
-            rank=worker.rank,
-            world_size=worker.world_size,
-            batch_size=each * count,
-        )
-        planned += [rows[first : first + each] for first in range(0, len(rows), each)]
-    return planned
+    plan = plan_epoch(
+        state.reader.shard_sizes,
+        weights=config.data.weights,
+        seed=config.seed,
+        epoch=epoch,
+        cut=state.cut,
+    )
+    count = state.cut.accumulate_steps
+    rows = plan.micro_batches(worker.lanes, first_step=first_step)
+    with closing(worker.stream(state.reader, rows, ahead=len(worker.lanes) * count)) as stream:
+        for step in range(first_step, plan.num_steps):
+            batches, waited_s = [], 0.0
+            for lane in worker.lanes:
+                for place in range(step * count, (step + 1) * count):
+                    start_s = time.monotonic()
+                    batch = next(stream).to(worker.device)
+                    waited_s += time.monotonic() - start_s
+                    augment(batch, loop=config.train, seed=[config.seed, epoch, place, lane])
+                    batches.append(batch)
+            yield batches, waited_s
 
 
 def _share(tensors: Iterable[Tensor]) -> None:
@@ -154,13 +147,17 @@ def _validate(state: TrainingState) -> tuple[float | None, float | None]:
         _share(average.values[name] for name in average.buffers)
     if state.val_reader is None:
         return None, None
-    mine = range(worker.rank, len(state.val_reader), worker.world_size)
+    mine = even_share(len(state.val_reader), rank=worker.rank, world_size=worker.world_size)
     rows = [mine[i : i + loop.batch_size] for i in range(0, len(mine), loop.batch_size)]
     averaged = nullcontext() if average is None else average.in_place(state.system)
-    with averaged, autocast(loop.precision, worker.device):
+    with (
+        averaged,
+        autocast(loop.precision, worker.device),
+        closing(worker.stream(state.val_reader, rows)) as stream,
+    ):
         return validate(
             state.system,
-            (b.to(worker.device) for b in prefetch(state.val_reader, [list(r) for r in rows])),
+            (batch.to(worker.device) for batch in stream),
             num_classes=state.model_config.num_classes,
             device=worker.device,
         )

@@ -23,10 +23,11 @@ from avs.training.checkpoint import ClipSpec
 from avs.training.compute import prepare_networks
 from avs.training.config import Precision, TrainConfig
 from avs.training.ema import WeightAverage
-from avs.training.feed import ClipReader, steps_per_epoch
+from avs.training.feed import ClipReader, Stream, prefetch
 from avs.training.lineage import Lineage
 from avs.training.mixture import epoch_size
 from avs.training.optimiser import build_optimizer
+from avs.training.plan import Cut, steps_per_epoch
 from avs.training.run import EpochMetrics
 
 __all__ = ["HasTrainingState", "TrainingState", "Worker"]
@@ -49,7 +50,8 @@ class Worker:
     """What the launcher gives a rank.
 
     ``wrap`` makes the module distributed; ``check_lease`` raises when the run no longer owns its
-    folder; ``after_epoch`` is called on every rank with the epoch's metrics.
+    folder; ``after_epoch`` is called on every rank with the epoch's metrics; ``stream`` reads the
+    batches. ``num_lanes`` of the plan: workers that were configured, None for as many as there are.
     """
 
     rank: int = 0
@@ -58,6 +60,13 @@ class Worker:
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module
     check_lease: Callable[[], None] = lambda: None
     after_epoch: Callable[[EpochMetrics], None] = lambda _: None
+    stream: Stream = prefetch
+    num_lanes: int | None = None
+
+    @property
+    def lanes(self) -> range:
+        """The lanes of the plan that this rank takes."""
+        return range(self.rank, self.num_lanes or self.world_size, self.world_size)
 
 
 class TrainingState:
@@ -118,17 +127,19 @@ class TrainingState:
         self._frozen: bool | None = None
         self.history: list[EpochMetrics] = []
         self.lineage: Lineage | None = None  # of rank 0, which writes it
+        self.cut = Cut(
+            num_lanes=worker.num_lanes or worker.world_size,
+            batch_size=config.train.batch_size,
+            accumulate_steps=config.train.accumulate_steps,
+        )
         self.num_steps = steps_per_epoch(
-            epoch_size(self.folder_sizes, config.data.weights),
-            world_size=worker.world_size,
-            batch_size=config.train.batch_size * config.train.accumulate_steps,
+            epoch_size(self.folder_sizes, config.data.weights), global_batch=self.cut.global_batch
         )
 
     @property
     def folder_sizes(self) -> list[int]:
         """Train clips of each folder, as the rows of the reader follow each other."""
-        shards = [manifest.split_shards("train") for manifest in self.reader.manifests.values()]
-        return [sum(shard.num_rows for shard in own) for own in shards]
+        return [sum(own) for own in self.reader.shard_sizes]
 
     def weights(self) -> dict[str, Tensor]:
         """What is validated and saved: the average where there is one."""
