@@ -1,8 +1,8 @@
 """The training loop on Ray Train: ranks, DDP, restarts, and what the driver shows meanwhile.
 
 Ray starts the ranks and the process group and restarts them after a failure; the loop goes on
-from its last committed epoch by itself. Clips are read by the loop, not by Ray Data: a rank's
-clips must be a function of its plan, and Train holding every CPU would starve Data silently.
+from its last committed epoch by itself. Each rank reads its own plan, by itself or with Ray Data
+(:mod:`avs.training.ray_feed`): Train's own way of sharing a data set gives whoever asks first.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -26,7 +27,9 @@ from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.training.config import TrainConfig
+from avs.training.feed import prefetch
 from avs.training.loop import train
+from avs.training.ray_feed import reading_cpus, stream_from_ray
 from avs.training.run import EpochMetrics, Run
 from avs.training.state import Worker
 
@@ -53,6 +56,7 @@ def train_distributed(
     for folder in config.data.folders:
         read_manifest(folder).split_shards("train")
     check_resources(config.scale)
+    cpus = reading_cpus(config.data.feed, config.scale)
     run = Run(config.out)
     with Lease(config.out, job="train", say=say) as lease:
         run.claim(config)
@@ -64,7 +68,7 @@ def train_distributed(
         if history:
             say(f"train: going on after epoch {history[-1]['epoch']}")
         with _follow(run, len(history), say):
-            _fit(config, lease.owner)
+            _fit(config, lease.owner, cpus=cpus)
         final = run.last_state()
     assert final is not None
     return list(final[1]["history"])
@@ -89,12 +93,12 @@ def check_resources(scale: ScaleConfig) -> None:
             )
 
 
-def _fit(config: TrainConfig, owner: str) -> None:
+def _fit(config: TrainConfig, owner: str, *, cpus: float) -> None:
     for name in ("ray.train", "ray.train.v2"):
         logging.getLogger(name).setLevel(logging.ERROR)
     trainer = TorchTrainer(
         _worker_loop,
-        train_loop_config={"config": dump(config), "owner": owner},
+        train_loop_config={"config": dump(config), "owner": owner, "cpus": cpus},
         scaling_config=ScalingConfig(
             num_workers=config.scale.num_workers,
             use_gpu=config.scale.gpus_per_worker > 0,
@@ -122,15 +126,19 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
     config: TrainConfig = build(TrainConfig, arguments["config"], path="")
     owner = arguments["owner"]
     context = ray.train.get_context()
+    world_size, cpus = context.get_world_size(), arguments["cpus"]
+    from_ray = partial(stream_from_ray, cpus=cpus, world_size=world_size)
     train(
         config,
         Worker(
             rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
+            world_size=world_size,
             device=ray.train.torch.get_device(),
             wrap=_wrap,
             check_lease=lambda: check_owner(config.out, owner),
             after_epoch=_report,
+            stream=from_ray if cpus else prefetch,
+            num_lanes=config.scale.num_workers,
         ),
     )
 

@@ -7,6 +7,7 @@ further CPU; :mod:`avs.training.ray_feed` reads the same rows elsewhere, where t
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterable, Sequence
@@ -26,7 +27,7 @@ from avs.media.frames import resize_frames
 from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.media.masks import resize_mask
 from avs.prepare.manifest import Manifest, read_manifest, shard_uri
-from avs.schema import check_schema, read_clips
+from avs.schema import LOG_MEL_SHAPE, check_schema, read_clips
 from avs.training.folders import check_alike
 
 __all__ = [
@@ -128,6 +129,9 @@ class ClipReader:
         self._ends = list(accumulate(size for own in self.shard_sizes for size in own))
         self._files: OrderedDict[tuple[str, str], pq.ParquetFile] = OrderedDict()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}  # another process opens its own
+
     def __len__(self) -> int:
         return self._ends[-1]
 
@@ -150,6 +154,15 @@ class ClipReader:
             frame_valid=torch.from_numpy(np.stack([r["frame_valid"] for r in rows])),
             waveform=self._waveforms(rows) if self._with_waveform else None,
         )
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of a clip in a batch."""
+        form, size = self.manifest.format, self._size_px
+        pixels = size**2 if size is not None else form.height_px * form.width_px
+        sound = 2 * SAMPLE_RATE_HZ if self._with_waveform else 0  # int16
+        flags = 2  # whether it has a mask, whether it is padding
+        return form.num_frames * (4 * pixels + 4 * math.prod(LOG_MEL_SHAPE) + sound + flags)
 
     def clip_ids(self) -> list[str]:
         """The ids of all clips of the split, in order, without reading their arrays."""

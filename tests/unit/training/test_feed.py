@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,16 @@ def test_no_more_files_stay_open_than_a_plan_needs(
     order = [0, 7, 3, 1, 6, 4]
     assert reader.read(order).clip_ids == [whole[row] for row in order]
     assert len(reader._files) == 1
+
+
+@pytest.mark.parametrize(("size_px", "kind"), [(None, "waveform"), (32, "log_mel")])
+def test_a_reader_goes_to_another_process_without_its_files_and_knows_how_much_it_reads(
+    prepared: Path, size_px: int | None, kind: str
+) -> None:
+    reader = ClipReader(str(prepared), split="train", image_size_px=size_px, input_kind=kind)
+    batch = reader.read([1, 5])
+    there = pickle.loads(pickle.dumps(reader))
+    assert there.read([1, 5]).clip_ids == batch.clip_ids
+    tensors = [value for value in asdict(batch).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == (6 if kind == "waveform" else 5)
+    assert reader.clip_bytes == sum(tensor.nbytes for tensor in tensors) // 2

@@ -86,8 +86,9 @@ def test_one_folder_and_a_list_are_both_taken(tmp_path: Path) -> None:
     one: Any = build(MixtureConfig, {"prepared": "a"}, path="data")
     two: Any = build(MixtureConfig, {"prepared": ["a", "b"]}, path="data")
     assert (one.folders, two.folders) == (["a"], ["a", "b"])
-    assert dump(one.map_folders(str.upper)) == {"prepared": "A", "weights": None}
-    assert dump(two.map_folders(str.upper)) == {"prepared": ["A", "B"], "weights": None}
+    rest = {"weights": None, "feed": "threads"}
+    assert dump(one.map_folders(str.upper)) == {"prepared": "A", **rest}
+    assert dump(two.map_folders(str.upper)) == {"prepared": ["A", "B"], **rest}
     with pytest.raises(ConfigError, match="names a more than once"):
         MixtureConfig(prepared=["a", "b", "a"])
     with pytest.raises(ConfigError, match=r"prepared=\[\] names no folder"):

@@ -102,15 +102,18 @@ def test_fewer_clips_than_a_batch_are_repeated_to_one_step() -> None:
     assert np.bincount(planned.rows.ravel()).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
 
 
-def test_repeats_of_a_weight_are_apart_and_follow_from_the_epoch() -> None:
+def test_repeats_of_a_weight_are_planned_each_by_itself() -> None:
     sizes, cut = [[32] * 200, [32] * 10], Cut(num_lanes=2, batch_size=4)
-    planned = plan(sizes, cut=cut, weights=[1.0, 3.0])
-    counts = np.bincount(planned.rows.ravel())
-    assert planned.num_steps == (200 * 32 + 3 * 320) // 8
-    assert set(counts[:6400]) == {1}
-    assert set(counts[6400:]) == {3}
-    again = [np.diff(np.nonzero(steps(planned) == row)[0]) for row in range(6400, 6720)]
-    assert np.median(again) > planned.num_steps / 10
+    in_one_half = []
+    for epoch in range(1, 11):
+        planned = plan(sizes, cut=cut, epoch=epoch, weights=[1.0, 3.0])
+        assert planned.num_steps == (200 * 32 + 3 * 320) // 8
+        first, second = np.array_split(steps(planned), 2)
+        counts = [np.bincount(half.ravel(), minlength=6720) for half in (first, second)]
+        assert set(sum(counts)[:6400]) == {1}
+        assert set(sum(counts)[6400:]) == {3}
+        in_one_half.append(((counts[0] == 3) | (counts[1] == 3))[6400:].mean())
+    assert np.mean(in_one_half) == pytest.approx(0.25, abs=0.15)  # as by chance
 
 
 def shared_pairs(planned: EpochPlan, shard_of: NDArray[np.int64]) -> float:
