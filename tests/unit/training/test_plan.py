@@ -131,7 +131,7 @@ def test_few_shards_are_shuffled_as_one_list_of_clips(num_shards: int, shard_row
     plans = [plan([[shard_rows] * num_shards], cut=cut, epoch=e) for e in range(1, 11)]
     uniform = (shard_rows - 1) / (num_clips - 1)
     met = np.mean([shared_pairs(planned, shard_of) for planned in plans])
-    assert met == pytest.approx(uniform, rel=0.1, abs=2e-3)
+    assert met == pytest.approx(uniform, rel=0.1)
     for planned in plans:
         line = planned.rows.ravel()
         assert abs(np.corrcoef(line, np.arange(len(line)))[0, 1]) < 4 / np.sqrt(len(line))
@@ -141,22 +141,31 @@ def test_few_shards_are_shuffled_as_one_list_of_clips(num_shards: int, shard_row
     assert again == pytest.approx(0.5, abs=0.03)  # half of a lane's clips are its own again
 
 
+def open_shards(shards: NDArray[np.int64]) -> tuple[int, int]:
+    """Most shards that are between their first and last row, and how many are read at all."""
+    num_steps, step = len(shards), np.arange(len(shards))[:, None]
+    first, last = np.full(shards.max() + 1, num_steps), np.full(shards.max() + 1, -1)
+    np.minimum.at(first, shards, step)
+    np.maximum.at(last, shards, step)
+    read = last >= 0
+    begun = np.bincount(first[read], minlength=num_steps + 1)
+    ended = np.bincount(last[read] + 1, minlength=num_steps + 1)
+    return int((begun - ended).cumsum().max()), int(read.sum())
+
+
 @pytest.mark.parametrize(("lanes", "batch"), [(1, 4), (8, 4), (64, 1)])
 def test_many_shards_are_open_a_few_at_a_time_and_still_mixed(lanes: int, batch: int) -> None:
     num_shards, shard_rows = 1000, 32
     planned = plan([[shard_rows] * num_shards], cut=Cut(num_lanes=lanes, batch_size=batch))
     shard_of = np.arange(num_shards * shard_rows) // shard_rows
-    # at most 1 pair of 100 in a step is of one shard: 128 are drawn from, or 16 a band
-    assert shared_pairs(planned, shard_of) < 0.01
+    # at most 1 pair of 100 in a step is of one shard: 128 are drawn from, or 16 a band; and they
+    # do meet, at least half as often as in a permutation of all clips
+    assert 0.5 / num_shards < shared_pairs(planned, shard_of) < 0.01
     for lane in (0, lanes - 1):
-        shards = shard_of[planned.rows[:, lane].reshape(planned.num_steps, -1)]
-        first = [int(np.nonzero((shards == s).any(axis=1))[0][0]) for s in np.unique(shards)]
-        last = [int(np.nonzero((shards == s).any(axis=1))[0][-1]) for s in np.unique(shards)]
-        ends = np.bincount(first, minlength=planned.num_steps + 1)
-        ends[1:] -= np.bincount(last, minlength=planned.num_steps + 1)[:-1]
-        assert ends.cumsum().max() <= 130
+        num_open, num_read = open_shards(shard_of[planned.rows[:, lane]].reshape(-1, batch))
+        assert num_open <= 130
         if lanes > 1:  # and no lane reads all of them
-            assert len(first) < num_shards / 2
+            assert num_read < num_shards / 2
     between = [plan([[32] * 1000], cut=Cut(num_lanes=1, batch_size=4), epoch=e) for e in (1, 2)]
     place = [np.argsort(p.rows.ravel()) for p in between]
     assert abs(np.corrcoef(place[0], place[1])[0, 1]) < 0.1
