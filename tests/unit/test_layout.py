@@ -26,7 +26,14 @@ GROUPS = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir())
 ROOT_CONFIGS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 
 # Which parts know Ray: everything else runs and is measured on machines without it.
-RAY_ALLOWED = ("prepare/", "training/distributed.py", "tuning/", "inference/bucket.py", "serving/")
+RAY_ALLOWED = (
+    "prepare/",
+    "training/distributed.py",
+    "training/ray_feed.py",
+    "tuning/",
+    "inference/bucket.py",
+    "serving/",
+)
 
 # A root config and the dataclass that its job parses it with. A new job adds a line.
 SCHEMAS = {

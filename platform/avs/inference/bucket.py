@@ -73,9 +73,9 @@ def segment_bucket(
     with Lease(out, job="segment", say=say) as lease:
         storage.remove(storage.join(out, "report.json"))
         for name, source in videos:
-            found = _committed(job, name, source)
-            if found:
-                rows[name] = found
+            done = _committed(job, name, source)
+            if done:
+                rows[name] = done
         todo = [{"name": n, "source": dump(s)} for n, s in videos if n not in rows]
         if rows:
             say(f"segment: {len(rows)} of {len(videos)} videos are done already")

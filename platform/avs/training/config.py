@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from avs.errors import ConfigError
 from avs.losses import LossConfig
@@ -16,6 +17,7 @@ from avs.training.loop_config import JitterEach, LoopConfig, Precision, Schedule
 
 __all__ = [
     "CheckpointConfig",
+    "Feed",
     "InferenceConfig",
     "JitterEach",
     "LoopConfig",
@@ -34,6 +36,13 @@ class PreparedConfig:
     prepared: str
 
 
+class Feed(enum.Enum):
+    """Who reads the clips: a thread of each worker, or Ray Data with CPUs that training leaves."""
+
+    THREADS = "threads"
+    RAY = "ray"
+
+
 @dataclass(kw_only=True, slots=True)
 class MixtureConfig:
     """What to train on: a folder written by ``jobs/prepare.py``, or a list of them.
@@ -41,11 +50,13 @@ class MixtureConfig:
     The clips of several folders are one set, each once an epoch; their classes, their number of
     frames and their sound must be of one kind, their sizes too unless ``train.image_size_px`` says
     one. ``weights``, one a folder, says how often a clip of it is seen in an epoch, on average:
-    2 is twice, 0.5 every other epoch. An epoch has the sum of weight x clips.
+    2 is twice, 0.5 every other epoch. An epoch has the sum of weight x clips. ``feed`` says who
+    reads them; which they are does not depend on it.
     """
 
     prepared: list[str] | str
     weights: list[float] | None = None
+    feed: Feed = Feed.THREADS
 
     def __post_init__(self) -> None:
         folders = self.folders
@@ -79,7 +90,7 @@ class MixtureConfig:
         """The same with ``change`` applied to every folder."""
         changed = [change(folder) for folder in self.folders]
         prepared = changed[0] if isinstance(self.prepared, str) else changed
-        return MixtureConfig(prepared=prepared, weights=self.weights)
+        return replace(self, prepared=prepared)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -2,9 +2,9 @@
 
 Ray starts the ranks and the process group and restarts them after a failure, with
 ``scale.min_workers`` on as many workers as there is room for; the loop goes on from its last
-committed checkpoint by itself, and is restarted as long as it gets on in between. Clips are read by
-the loop, not by Ray Data: a rank's clips must be a function of its plan, and Train holding every
-CPU would starve Data silently.
+committed checkpoint by itself, and is restarted as long as it gets on in between. Each rank reads
+its own plan, by itself or with Ray Data (:mod:`avs.training.ray_feed`): Train's own way of sharing
+a data set gives whoever asks first.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -29,8 +30,10 @@ from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.training.config import TrainConfig
+from avs.training.feed import prefetch
 from avs.training.loop import train
 from avs.training.notices import listen_to_sigterm, was_signalled
+from avs.training.ray_feed import reading_cpus, stream_from_ray
 from avs.training.resume import check_lanes, told_position
 from avs.training.run import EpochMetrics, Run
 from avs.training.state import Worker
@@ -58,6 +61,7 @@ def train_distributed(
     for folder in config.data.folders:
         read_manifest(folder).split_shards("train")
     check_resources(_least(config.scale))
+    cpus = reading_cpus(config.data.feed, config.scale)
     run = Run(config.out)
     with Lease(config.out, job="train", say=say) as lease:
         run.claim(config)
@@ -72,7 +76,7 @@ def train_distributed(
         if config.scale.min_workers and config.checkpoint.every_steps is None:
             say("train: a change of workers repeats up to an epoch; checkpoint.every_steps=N less")
         with _follow(run, len(history), say):
-            _fit_while_it_gets_on(config, run, lease.owner, say=say)
+            _fit_while_it_gets_on(config, run, lease.owner, cpus=cpus, say=say)
         final = run.last_state()
     assert final is not None
     return list(final[1]["history"])
@@ -103,7 +107,7 @@ def _least(scale: ScaleConfig) -> ScaleConfig:
 
 
 def _fit_while_it_gets_on(
-    config: TrainConfig, run: Run, owner: str, *, say: Callable[[str], None]
+    config: TrainConfig, run: Run, owner: str, *, cpus: float, say: Callable[[str], None]
 ) -> None:
     """Start the ranks; again where they were lost after a new checkpoint, however often."""
     for name in ("ray.train", "ray.train.v2"):
@@ -112,7 +116,7 @@ def _fit_while_it_gets_on(
     while True:
         before = run.last_uri()
         try:
-            return _fit(config, f"ray-{owner}-{attempt}", owner=owner)
+            return _fit(config, f"ray-{owner}-{attempt}", owner=owner, cpus=cpus)
         except ray.train.WorkerGroupError as error:
             causes = [_inner(cause) for cause in error.worker_failures.values()]
             ours = [cause for cause in causes if isinstance(cause, AvsError)]
@@ -125,15 +129,16 @@ def _fit_while_it_gets_on(
             storage.remove(storage.join(config.out, "_ray"))
 
 
-def _fit(config: TrainConfig, name: str, *, owner: str) -> None:
+def _fit(config: TrainConfig, name: str, *, owner: str, cpus: float) -> None:
     scale = config.scale
-    least = scale.min_workers
+    # Ray's annotation lacks the range that makes it elastic.
+    num_workers: Any = (scale.min_workers or scale.num_workers, scale.num_workers)
     trainer = TorchTrainer(
         _worker_loop,
-        train_loop_config={"config": dump(config), "owner": owner},
+        train_loop_config={"config": dump(config), "owner": owner, "cpus": cpus},
         torch_config=_ListeningConfig(),
         scaling_config=ScalingConfig(
-            num_workers=scale.num_workers if least is None else (least, scale.num_workers),
+            num_workers=num_workers if scale.min_workers else scale.num_workers,
             use_gpu=config.scale.gpus_per_worker > 0,
             resources_per_worker=_resources(config.scale),
         ),
@@ -185,16 +190,19 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
     config: TrainConfig = build(TrainConfig, arguments["config"], path="")
     owner = arguments["owner"]
     context = ray.train.get_context()
+    world_size, cpus = context.get_world_size(), arguments["cpus"]
+    from_ray = partial(stream_from_ray, cpus=cpus, world_size=world_size)
     train(
         config,
         Worker(
             rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
+            world_size=world_size,
             device=ray.train.torch.get_device(),
             wrap=_wrap,
             check_lease=lambda: check_owner(config.out, owner),
             after_epoch=_report,
             commits_first=False,
+            stream=from_ray if cpus else prefetch,
             num_lanes=config.scale.num_workers,
             told=was_signalled,
             ask_cluster=_Drains(),

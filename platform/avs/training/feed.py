@@ -1,17 +1,20 @@
-"""Clips for training and evaluation: which rows, in which order, read from Parquet.
+"""Clips for training and evaluation, read from Parquet by their row numbers.
 
-The order is a pure function of (seed, epoch, step, rank), so a resumed run sees the same clips as
-an uninterrupted one, whoever is slow. Ray's ``streaming_split`` hands blocks to whichever rank
-asks first and cannot promise that. Rows are read by a thread one step ahead; a row is a row group,
-so any order costs the same.
+A row is a row group, so single rows in any order cost the same; which ones are wanted says
+:mod:`avs.training.plan`. Here a thread of the process reads one batch ahead, which needs no
+further CPU; :mod:`avs.training.ray_feed` reads the same rows elsewhere, where there are some.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,21 +27,22 @@ from avs.media.frames import resize_frames
 from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.media.masks import resize_mask
 from avs.prepare.manifest import Manifest, read_manifest, shard_uri
-from avs.schema import check_schema, read_clips
+from avs.schema import LOG_MEL_SHAPE, check_schema, read_clips
 from avs.training.folders import check_alike
 
 __all__ = [
     "Batch",
     "ClipReader",
-    "epoch_order",
+    "Stream",
     "padding_flags",
     "prefetch",
-    "step_rows",
-    "steps_per_epoch",
 ]
 
 _COLUMNS = ("clip_id", "categories", "frames", "log_mel", "masks", "mask_valid", "frame_valid")
 _WAVEFORM = "waveform"
+# Whose footers are kept: those that a plan has open at a time, and some between two windows. Each
+# may hold a file descriptor, of which a process commonly has 1,024.
+_MAX_OPEN_FILES = 192
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,6 +99,7 @@ class ClipReader:
             where they are wanted, or is of another kind than the first one.
 
     ``manifest`` is the first folder's: what it says of frames, classes and sound holds for all.
+    ``shard_sizes`` are the rows of each shard of each folder, in the order of the clips.
     """
 
     def __init__(
@@ -110,7 +115,8 @@ class ClipReader:
         self.manifest = self.manifests[folders[0]]
         self._size_px = image_size_px
         self._with_waveform = input_kind == _WAVEFORM
-        self._rows: list[tuple[str, str, int]] = []
+        self.shard_sizes: list[list[int]] = []
+        self._shards: list[tuple[str, str]] = []
         check_alike(self.manifests, with_size=image_size_px is None)
         for folder, manifest in self.manifests.items():
             self._check_waveforms(folder, manifest)
@@ -118,20 +124,25 @@ class ClipReader:
                 shards = manifest.split_shards(split)
             except DataError as error:
                 raise DataError(f"{folder}: {error}") from None
-            for shard in shards:
-                self._rows += [(folder, shard.name, row) for row in range(shard.num_rows)]
-        self._files: dict[tuple[str, str], pq.ParquetFile] = {}
+            self.shard_sizes.append([shard.num_rows for shard in shards])
+            self._shards += [(folder, shard.name) for shard in shards]
+        self._ends = list(accumulate(size for own in self.shard_sizes for size in own))
+        self._files: OrderedDict[tuple[str, str], pq.ParquetFile] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}  # another process opens its own
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._ends[-1]
 
     def read(self, indices: Sequence[int]) -> Batch:
         """The clips at ``indices`` of the split, in that order."""
         columns = (*_COLUMNS, _WAVEFORM) if self._with_waveform else _COLUMNS
         rows = []
         for index in indices:
-            folder, name, row = self._rows[index]
-            rows += read_clips(self._file(folder, name), [row], columns)
+            place = bisect_right(self._ends, index)
+            row = index - (self._ends[place - 1] if place else 0)
+            rows += read_clips(self._file(*self._shards[place]), [row], columns)
         frames = np.stack([self._frames(r["frames"]) for r in rows])
         return Batch(
             clip_ids=[r["clip_id"] for r in rows],
@@ -144,6 +155,15 @@ class ClipReader:
             waveform=self._waveforms(rows) if self._with_waveform else None,
         )
 
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of a clip in a batch."""
+        form, size = self.manifest.format, self._size_px
+        pixels = size**2 if size is not None else form.height_px * form.width_px
+        sound = 2 * SAMPLE_RATE_HZ if self._with_waveform else 0  # int16
+        flags = 2  # whether it has a mask, whether it is padding
+        return form.num_frames * (4 * pixels + 4 * math.prod(LOG_MEL_SHAPE) + sound + flags)
+
     def clip_ids(self) -> list[str]:
         """The ids of all clips of the split, in order, without reading their arrays."""
         return [str(clip_id) for clip_id in self._column("clip_id")]
@@ -153,8 +173,7 @@ class ClipReader:
         return [tuple(names) for names in self._column("categories")]
 
     def _column(self, name: str) -> list[Any]:
-        shards = dict.fromkeys((folder, name) for folder, name, _ in self._rows)
-        tables = [self._file(*shard).read(columns=[name]) for shard in shards]
+        tables = [self._file(*shard).read(columns=[name]) for shard in self._shards]
         return [value for table in tables for value in table[name].to_pylist()]
 
     def _frames(self, frames: np.ndarray) -> np.ndarray:
@@ -195,39 +214,36 @@ class ClipReader:
             file = pq.ParquetFile(uri if storage.is_local(uri) else storage.open_file(uri))
             check_schema(file.schema_arrow, uri)
             self._files[folder, name] = file
+            if len(self._files) > _MAX_OPEN_FILES:
+                self._files.popitem(last=False)[1].close(force=True)
+        self._files.move_to_end((folder, name))
         return self._files[folder, name]
 
 
-def epoch_order(num_clips: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of all clips in one epoch: a permutation of 0 .. num_clips - 1."""
-    return np.random.default_rng([seed, epoch]).permutation(num_clips)
+class Stream(Protocol):
+    """Reads the batches that are asked for, in order, ``ahead`` of them before they are taken.
 
-
-def steps_per_epoch(num_clips: int, *, world_size: int, batch_size: int) -> int:
-    """Optimiser steps of one epoch, equal on every rank.
-
-    A rest smaller than the global batch waits for another epoch (the permutation changes which
-    clips it is); fewer clips than one global batch make one step with repeats.
+    All batches but the last have the same number of clips.
     """
-    return max(1, num_clips // (world_size * batch_size))
+
+    def __call__(
+        self, reader: ClipReader, batches: Iterable[Sequence[int]], *, ahead: int = 1
+    ) -> Generator[Batch]:
+        """Close the generator where not all of it is taken."""
 
 
-def step_rows(
-    order: np.ndarray, *, step: int, rank: int, world_size: int, batch_size: int
-) -> list[int]:
-    """The rows that ``rank`` takes in ``step``: disjoint over ranks and steps of an epoch."""
-    first = (step * world_size + rank) * batch_size
-    return [int(order[i % len(order)]) for i in range(first, first + batch_size)]
-
-
-def prefetch(reader: ClipReader, batches: Iterable[Sequence[int]]) -> Iterator[Batch]:
-    """Read batches one ahead of the consumer, in order."""
-    with ThreadPoolExecutor(1, thread_name_prefix="avs-feed") as pool:
-        pending = None
+def prefetch(
+    reader: ClipReader, batches: Iterable[Sequence[int]], *, ahead: int = 1
+) -> Generator[Batch]:
+    """A :class:`Stream` by one thread of this process."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="avs-feed")
+    pending: deque[Future[Batch]] = deque()
+    try:
         for rows in batches:
-            following = pool.submit(reader.read, rows)
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
+            pending.append(pool.submit(reader.read, rows))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

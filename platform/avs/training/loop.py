@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from avs.training.augment import augment
 from avs.training.config import TrainConfig
-from avs.training.feed import Batch, prefetch, step_rows
-from avs.training.mixture import mixed_order
+from avs.training.feed import Batch
 from avs.training.notices import Notices
+from avs.training.plan import even_share, plan_epoch
 from avs.training.resume import begin
 from avs.training.run import EpochMetrics, Run
 from avs.training.saver import Saver
@@ -129,41 +129,29 @@ def _clips_per_step(state: TrainingState) -> int:
 def _steps(
     state: TrainingState, epoch: int, *, first_step: int = 0
 ) -> Iterator[tuple[list[Batch], float]]:
-    """The micro-batches of each step of an epoch on this rank, augmented by plan, with the seconds
-    waited for them. first_step: the one to begin with."""
+    """The micro-batches of each step of an epoch on this rank from ``first_step`` on, augmented by
+    plan, with the seconds waited for them. Nothing of the steps before is read."""
     config, worker = state.config, state.worker
-    count = config.train.accumulate_steps
-    rows = _planned_rows(state, epoch)
-    stream = prefetch(state.reader, rows[first_step * len(state.parts) :])
-    for step in range(first_step, state.num_steps):
-        batches, waited_s = [], 0.0
-        for lane, part in state.parts:
-            start_s = time.monotonic()
-            batch = next(stream).to(worker.device)
-            waited_s += time.monotonic() - start_s
-            seed = [config.seed, epoch, step * count + part, lane]
-            augment(batch, loop=config.train, seed=seed)
-            batches.append(batch)
-        yield batches, waited_s
-
-
-def _planned_rows(state: TrainingState, epoch: int) -> list[list[int]]:
-    """The rows of this rank's micro-batches; a step's clips do not depend on how it is cut."""
-    config = state.config
-    each, count = config.train.batch_size, config.train.accumulate_steps
-    order = mixed_order(state.folder_sizes, config.data.weights, seed=config.seed, epoch=epoch)
-    planned = []
-    for step in range(state.num_steps):
-        for lane, part in state.parts:
-            rows = step_rows(
-                order,
-                step=step,
-                rank=lane,
-                world_size=state.num_lanes,
-                batch_size=each * count,
-            )
-            planned.append(rows[part * each : (part + 1) * each])
-    return planned
+    plan = plan_epoch(
+        state.reader.shard_sizes,
+        weights=config.data.weights,
+        seed=config.seed,
+        epoch=epoch,
+        cut=state.cut,
+    )
+    count = state.cut.accumulate_steps
+    rows = plan.micro_batches(worker.lanes, first_step=first_step)
+    with closing(worker.stream(state.reader, rows, ahead=len(state.parts))) as stream:
+        for step in range(first_step, plan.num_steps):
+            batches, waited_s = [], 0.0
+            for lane, part in state.parts:
+                start_s = time.monotonic()
+                batch = next(stream).to(worker.device)
+                waited_s += time.monotonic() - start_s
+                seed = [config.seed, epoch, step * count + part, lane]
+                augment(batch, loop=config.train, seed=seed)
+                batches.append(batch)
+            yield batches, waited_s
 
 
 def _share(tensors: Iterable[Tensor]) -> None:
@@ -181,13 +169,17 @@ def _validate(state: TrainingState) -> tuple[float | None, float | None]:
         _share(average.values[name] for name in average.buffers)
     if state.val_reader is None:
         return None, None
-    mine = range(worker.rank, len(state.val_reader), worker.world_size)
+    mine = even_share(len(state.val_reader), rank=worker.rank, world_size=worker.world_size)
     rows = [mine[i : i + loop.batch_size] for i in range(0, len(mine), loop.batch_size)]
     averaged = nullcontext() if average is None else average.in_place(state.system)
-    with averaged, autocast(loop.precision, worker.device):
+    with (
+        averaged,
+        autocast(loop.precision, worker.device),
+        closing(worker.stream(state.val_reader, rows)) as stream,
+    ):
         return validate(
             state.system,
-            (b.to(worker.device) for b in prefetch(state.val_reader, [list(r) for r in rows])),
+            (batch.to(worker.device) for batch in stream),
             num_classes=state.model_config.num_classes,
             device=worker.device,
         )

@@ -1,7 +1,7 @@
 """Which clips of several folders an epoch holds: each as often as its folder's weight says.
 
 A weight of 2.5 is every clip twice and half of them once more; the halves change from epoch to
-epoch. A pure function of (seed, epoch), as all of the order is.
+epoch. A pure function of (seed, epoch), as all of the plan is.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from avs.training.feed import epoch_order
-
-__all__ = ["epoch_size", "mixed_order"]
+__all__ = ["epoch_size", "held_rows"]
 
 
 def epoch_size(sizes: Sequence[int], weights: Sequence[float] | None) -> int:
@@ -20,22 +19,21 @@ def epoch_size(sizes: Sequence[int], weights: Sequence[float] | None) -> int:
     return sum(_counts(sizes, weights))
 
 
-def mixed_order(
+def held_rows(
     sizes: Sequence[int], weights: Sequence[float] | None, *, seed: int, epoch: int
-) -> np.ndarray:
-    """The rows of an epoch in their order; rows count through the folders, one after another.
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of an epoch and, of each, how often it was there before; folder by folder.
 
-    Where all weights are 1, the order is that of the folders without weights.
+    Rows count through the folders, one after another.
     """
-    rows, first = [], 0
+    rows, times_before, first = [], [], 0
     for place, (size, count) in enumerate(zip(sizes, _counts(sizes, weights), strict=True)):
         times, rest = divmod(count, size)
         chosen = np.random.default_rng([seed, epoch, place]).permutation(size)[:rest]
         rows.append(first + np.concatenate([np.tile(np.arange(size), times), np.sort(chosen)]))
+        times_before.append(np.arange(count) // size)
         first += size
-    held = np.concatenate(rows).astype(np.int64)
-    order: np.ndarray = held[epoch_order(len(held), seed=seed, epoch=epoch)]
-    return order
+    return np.concatenate(rows), np.concatenate(times_before)
 
 
 def _counts(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:

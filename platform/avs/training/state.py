@@ -7,7 +7,7 @@ is taken from its manifest, so that a checkpoint tells it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -24,11 +24,12 @@ from avs.training.checkpoint import ClipSpec
 from avs.training.compute import prepare_networks
 from avs.training.config import Precision, TrainConfig
 from avs.training.ema import WeightAverage
-from avs.training.feed import ClipReader, steps_per_epoch
+from avs.training.feed import ClipReader, Stream, prefetch
 from avs.training.lanes import lanes_of
 from avs.training.lineage import Lineage
 from avs.training.mixture import epoch_size
 from avs.training.optimiser import build_optimizer
+from avs.training.plan import Cut, steps_per_epoch
 from avs.training.run import EpochMetrics
 from avs.training.tally import Tally
 
@@ -53,7 +54,8 @@ class Worker:
 
     ``wrap`` makes the module distributed; ``check_lease`` raises when the run no longer owns its
     folder; ``after_epoch`` is called on every rank with the epoch's metrics. ``commits_first``:
-    the epoch's checkpoint is whole by then; False lets the next epoch begin meanwhile.
+    the epoch's checkpoint is whole by then; False lets the next epoch begin meanwhile. ``stream``
+    reads the batches.
 
     ``told`` is asked after every step: was this rank told that it ends soon, since it was asked
     last? ``ask_cluster`` is asked by all ranks at once, now and then, and gives all the same answer
@@ -69,6 +71,7 @@ class Worker:
     check_lease: Callable[[], None] = lambda: None
     after_epoch: Callable[[EpochMetrics], None] = lambda _: None
     commits_first: bool = True
+    stream: Stream = prefetch
     told: Callable[[], bool] = lambda: False
     ask_cluster: Callable[[], bool] = lambda: False
     num_lanes: int | None = None
@@ -142,10 +145,13 @@ class TrainingState:
         self.goes_on = False  # from a checkpoint, until the next step
         self.lineage: Lineage | None = None  # of rank 0, which writes it
         self.num_lanes = worker.num_lanes or worker.world_size
+        self.cut = Cut(
+            num_lanes=self.num_lanes,
+            batch_size=config.train.batch_size,
+            accumulate_steps=config.train.accumulate_steps,
+        )
         self.num_steps = steps_per_epoch(
-            epoch_size(self.folder_sizes, config.data.weights),
-            world_size=self.num_lanes,
-            batch_size=config.train.batch_size * config.train.accumulate_steps,
+            epoch_size(self.folder_sizes, config.data.weights), global_batch=self.cut.global_batch
         )
 
     @property
@@ -163,8 +169,7 @@ class TrainingState:
     @property
     def folder_sizes(self) -> list[int]:
         """Train clips of each folder, as the rows of the reader follow each other."""
-        shards = [manifest.split_shards("train") for manifest in self.reader.manifests.values()]
-        return [sum(shard.num_rows for shard in own) for own in shards]
+        return [sum(own) for own in self.reader.shard_sizes]
 
     def weights(self) -> dict[str, Tensor]:
         """What is validated and saved: the average where there is one."""
@@ -185,7 +190,7 @@ class TrainingState:
             self._backbone.eval()
 
 
-def _check_num_classes(asked: int, class_names: list[str]) -> None:
+def _check_num_classes(asked: int, class_names: Sequence[str]) -> None:
     """1, as all models have it, means what the data has."""
     if asked not in (1, len(class_names)):
         raise ConfigError(

@@ -1,8 +1,10 @@
-"""Which clips a rank sees when, and that it gets the right ones."""
+"""The clips that are asked for come, in their order and ahead of time."""
 
 from __future__ import annotations
 
+import pickle
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +19,8 @@ from avs.media.frames import resize_frames
 from avs.media.masks import resize_mask
 from avs.prepare.manifest import read_manifest, shard_uri
 from avs.schema import arrow_schema, read_clips
-from avs.training.feed import (
-    ClipReader,
-    epoch_order,
-    padding_flags,
-    prefetch,
-    step_rows,
-    steps_per_epoch,
-)
-
-SETUPS = [(31, 3, 2), (8, 1, 2), (12, 2, 3), (7, 7, 1), (100, 4, 8)]
-
-
-def test_the_order_is_a_permutation_that_follows_from_seed_and_epoch() -> None:
-    orders = [epoch_order(31, seed=s, epoch=e) for s in (0, 1) for e in (1, 2)]
-    for order in orders:
-        assert sorted(order.tolist()) == list(range(31))
-    assert len({tuple(order) for order in orders}) == 4
-    assert epoch_order(31, seed=1, epoch=2).tolist() == orders[3].tolist()
-
-
-@pytest.mark.parametrize(("num_clips", "world_size", "batch_size"), SETUPS)
-def test_ranks_and_steps_share_an_epoch_without_overlap(
-    num_clips: int, world_size: int, batch_size: int
-) -> None:
-    order = epoch_order(num_clips, seed=0, epoch=1)
-    steps = steps_per_epoch(num_clips, world_size=world_size, batch_size=batch_size)
-    taken = [
-        step_rows(order, step=s, rank=r, world_size=world_size, batch_size=batch_size)
-        for s in range(steps)
-        for r in range(world_size)
-    ]
-    assert all(len(rows) == batch_size for rows in taken)
-    flat = [row for rows in taken for row in rows]
-    assert len(set(flat)) == len(flat)
-    assert set(flat) <= set(range(num_clips))
-    assert num_clips - len(flat) < world_size * batch_size
-
-
-def test_all_workers_together_take_the_clips_of_one_with_the_same_global_batch() -> None:
-    order = epoch_order(31, seed=0, epoch=1)
-    for step in range(5):
-        alone = step_rows(order, step=step, rank=0, world_size=1, batch_size=6)
-        shared = [
-            row
-            for rank in range(3)
-            for row in step_rows(order, step=step, rank=rank, world_size=3, batch_size=2)
-        ]
-        assert shared == alone
-
-
-def test_fewer_clips_than_a_batch_are_repeated_to_one_step() -> None:
-    assert steps_per_epoch(3, world_size=2, batch_size=4) == 1
-    order = epoch_order(3, seed=0, epoch=1)
-    rows = [step_rows(order, step=0, rank=r, world_size=2, batch_size=4) for r in (0, 1)]
-    assert [len(r) for r in rows] == [4, 4]
-    assert set(rows[0] + rows[1]) == {0, 1, 2}
+from avs.training import feed
+from avs.training.feed import ClipReader, padding_flags, prefetch
 
 
 def _whole(prepared: Path, split: str) -> list[dict[str, Any]]:
@@ -174,3 +122,38 @@ def test_an_error_of_the_reader_reaches_the_consumer_after_the_batches_before_it
     assert [next(stream), next(stream)] == [0, 1]
     with pytest.raises(DataError, match="13 is broken"):
         next(stream)
+
+
+def test_more_can_be_read_ahead_and_what_is_not_taken_is_not_read() -> None:
+    reader = _SlowReader()
+    stream = prefetch(reader, [[k] for k in range(20)], ahead=3)  # type: ignore[arg-type]
+    assert next(stream) == 0
+    threading.Event().wait(0.05)
+    assert reader.done == [0, 1, 2, 3]
+    stream.close()
+    assert reader.done == [0, 1, 2, 3]
+
+
+def test_no_more_files_stay_open_than_a_plan_needs(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One at a time here: each of the three shards is opened anew, and rows are still right."""
+    monkeypatch.setattr(feed, "_MAX_OPEN_FILES", 1)
+    whole = ClipReader(str(prepared), split="train").clip_ids()
+    reader = ClipReader(str(prepared), split="train")
+    order = [0, 7, 3, 1, 6, 4]
+    assert reader.read(order).clip_ids == [whole[row] for row in order]
+    assert len(reader._files) == 1
+
+
+@pytest.mark.parametrize(("size_px", "kind"), [(None, "waveform"), (32, "log_mel")])
+def test_a_reader_goes_to_another_process_without_its_files_and_knows_how_much_it_reads(
+    prepared: Path, size_px: int | None, kind: str
+) -> None:
+    reader = ClipReader(str(prepared), split="train", image_size_px=size_px, input_kind=kind)
+    batch = reader.read([1, 5])
+    there = pickle.loads(pickle.dumps(reader))
+    assert there.read([1, 5]).clip_ids == batch.clip_ids
+    tensors = [value for value in asdict(batch).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == (6 if kind == "waveform" else 5)
+    assert reader.clip_bytes == sum(tensor.nbytes for tensor in tensors) // 2

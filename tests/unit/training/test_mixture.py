@@ -19,9 +19,10 @@ from avs.prepare.manifest import read_manifest
 from avs.training.card import model_card
 from avs.training.checkpoint import load_checkpoint
 from avs.training.config import MixtureConfig
-from avs.training.feed import ClipReader, epoch_order
+from avs.training.feed import ClipReader
 from avs.training.loop import train
-from avs.training.mixture import epoch_size, mixed_order
+from avs.training.mixture import epoch_size, held_rows
+from avs.training.plan import Cut, plan_epoch
 from avs.training.run import Run
 from avs.training.state import TrainingState, Worker
 
@@ -85,8 +86,9 @@ def test_one_folder_and_a_list_are_both_taken(tmp_path: Path) -> None:
     one: Any = build(MixtureConfig, {"prepared": "a"}, path="data")
     two: Any = build(MixtureConfig, {"prepared": ["a", "b"]}, path="data")
     assert (one.folders, two.folders) == (["a"], ["a", "b"])
-    assert dump(one.map_folders(str.upper)) == {"prepared": "A", "weights": None}
-    assert dump(two.map_folders(str.upper)) == {"prepared": ["A", "B"], "weights": None}
+    rest = {"weights": None, "feed": "threads"}
+    assert dump(one.map_folders(str.upper)) == {"prepared": "A", **rest}
+    assert dump(two.map_folders(str.upper)) == {"prepared": ["A", "B"], **rest}
     with pytest.raises(ConfigError, match="names a more than once"):
         MixtureConfig(prepared=["a", "b", "a"])
     with pytest.raises(ConfigError, match=r"prepared=\[\] names no folder"):
@@ -96,10 +98,10 @@ def test_one_folder_and_a_list_are_both_taken(tmp_path: Path) -> None:
 def test_an_epoch_holds_each_folder_as_often_as_its_weight_says() -> None:
     sizes, weights = [4, 6, 10], [1.0, 2.5, 0.3]
     assert epoch_size(sizes, weights) == 4 + 15 + 3
-    orders = [mixed_order(sizes, weights, seed=1, epoch=epoch).tolist() for epoch in range(1, 101)]
-    assert orders[0] == mixed_order(sizes, weights, seed=1, epoch=1).tolist()
-    assert orders[0] != mixed_order(sizes, weights, seed=2, epoch=1).tolist()
-    counts = np.array([np.bincount(order, minlength=20) for order in orders])
+    held = [held_rows(sizes, weights, seed=1, epoch=epoch)[0] for epoch in range(1, 101)]
+    assert np.array_equal(held[0], held_rows(sizes, weights, seed=1, epoch=1)[0])
+    assert not np.array_equal(held[0], held_rows(sizes, weights, seed=2, epoch=1)[0])
+    counts = np.array([np.bincount(rows, minlength=20) for rows in held])
     assert (counts[:, :4] == 1).all()
     assert set(counts[:, 4:10].ravel()) == {2, 3}
     assert set(counts[:, 10:].ravel()) == {0, 1}
@@ -109,11 +111,21 @@ def test_an_epoch_holds_each_folder_as_often_as_its_weight_says() -> None:
     assert counts[:, 4:10].mean(axis=0) == pytest.approx([2.5] * 6, abs=0.15)
 
 
-def test_weights_of_one_leave_the_order_as_it_is() -> None:
-    plain = epoch_order(10, seed=3, epoch=2).tolist()
-    assert mixed_order([4, 6], None, seed=3, epoch=2).tolist() == plain
-    assert mixed_order([4, 6], [1.0, 1.0], seed=3, epoch=2).tolist() == plain
-    assert mixed_order([4, 6], [1e-9, 1.0], seed=3, epoch=2).size == 7  # none is left out
+def test_a_row_that_is_held_again_counts_how_often_it_was_there() -> None:
+    rows, times_before = held_rows([2, 3], [1.0, 2.0], seed=0, epoch=1)
+    assert rows.tolist() == [0, 1, 2, 3, 4, 2, 3, 4]
+    assert times_before.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+
+
+def test_weights_of_one_leave_the_plan_as_it_is() -> None:
+    cut = Cut(num_lanes=1, batch_size=2)
+
+    def rows(weights: list[float] | None) -> list[int]:
+        planned = plan_epoch([[4], [6]], weights=weights, seed=3, epoch=2, cut=cut)
+        return [int(row) for row in planned.rows.ravel()]
+
+    assert rows([1.0, 1.0]) == rows(None)
+    assert held_rows([4, 6], [1e-9, 1.0], seed=3, epoch=2)[0].size == 7  # none is left out
 
 
 @pytest.mark.parametrize(
