@@ -15,7 +15,7 @@ import json
 import pickle
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -78,8 +78,7 @@ def stream_from_ray(
     with DataContext.current(_context(cpus, world_size)):
         data = ray.data.from_arrow(_blocks(rows, batch_bytes=len(rows[0]) * reader.clip_bytes))
         arrays = data.map_batches(
-            _read,
-            fn_kwargs={"packed": pickle.dumps(reader)},
+            partial(_read, packed=pickle.dumps(reader)),
             batch_size=None,
             num_cpus=min(1.0, cpus),
             zero_copy_batch=True,
