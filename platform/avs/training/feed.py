@@ -8,7 +8,7 @@ so any order costs the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from avs.errors import DataError
 from avs.media.frames import resize_frames
 from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.media.masks import resize_mask
+from avs.models.types import AudioOutput
 from avs.prepare.manifest import Manifest, read_manifest, shard_uri
 from avs.schema import check_schema, read_clips
 from avs.training.folders import check_alike
@@ -30,6 +31,7 @@ from avs.training.folders import check_alike
 __all__ = [
     "Batch",
     "ClipReader",
+    "ReadHeard",
     "epoch_order",
     "padding_flags",
     "prefetch",
@@ -40,12 +42,16 @@ __all__ = [
 _COLUMNS = ("clip_id", "categories", "frames", "log_mel", "masks", "mask_valid", "frame_valid")
 _WAVEFORM = "waveform"
 
+# (folder, shard, row) and clip id of B clips -> what the audio network makes of them.
+ReadHeard = Callable[[Sequence[tuple[str, str, int]], Sequence[str]], AudioOutput]
+
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """B clips. frames uint8 [B, T, 3, H, W]; log_mel float32 [B, T, 1, 96, 64]; masks uint8
     [B, T, H, W]; mask_valid, frame_valid bool [B, T]; waveform int16 [B, 16000 T], None where the
-    reader was not asked for it."""
+    reader was not asked for it; heard what the audio network makes of the sound, B * T examples,
+    where that was computed before."""
 
     clip_ids: list[str]
     categories: list[tuple[str, ...]]
@@ -55,6 +61,7 @@ class Batch:
     mask_valid: Tensor
     frame_valid: Tensor
     waveform: Tensor | None = None
+    heard: AudioOutput | None = None
 
     @property
     def sound(self) -> Tensor:
@@ -73,6 +80,7 @@ class Batch:
             mask_valid=self.mask_valid.to(device, non_blocking=True),
             frame_valid=self.frame_valid.to(device, non_blocking=True),
             waveform=waveform if waveform is None else waveform.to(device, non_blocking=True),
+            heard=None if self.heard is None else self.heard.to(device),
         )
 
 
@@ -110,6 +118,7 @@ class ClipReader:
         self.manifest = self.manifests[folders[0]]
         self._size_px = image_size_px
         self._with_waveform = input_kind == _WAVEFORM
+        self._read_heard: ReadHeard | None = None
         self._rows: list[tuple[str, str, int]] = []
         check_alike(self.manifests, with_size=image_size_px is None)
         for folder, manifest in self.manifests.items():
@@ -125,16 +134,22 @@ class ClipReader:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def use_heard(self, read_heard: ReadHeard) -> None:
+        """From now on, give what the audio network makes of the sound instead of waveforms."""
+        self._read_heard = read_heard
+        self._with_waveform = False
+
     def read(self, indices: Sequence[int]) -> Batch:
         """The clips at ``indices`` of the split, in that order."""
         columns = (*_COLUMNS, _WAVEFORM) if self._with_waveform else _COLUMNS
         rows = []
-        for index in indices:
-            folder, name, row = self._rows[index]
+        places = [self._rows[index] for index in indices]
+        for folder, name, row in places:
             rows += read_clips(self._file(folder, name), [row], columns)
         frames = np.stack([self._frames(r["frames"]) for r in rows])
+        clip_ids = [r["clip_id"] for r in rows]
         return Batch(
-            clip_ids=[r["clip_id"] for r in rows],
+            clip_ids=clip_ids,
             categories=[tuple(r["categories"]) for r in rows],
             frames=torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3))),
             log_mel=torch.from_numpy(np.stack([r["log_mel"] for r in rows])),
@@ -142,6 +157,7 @@ class ClipReader:
             mask_valid=torch.from_numpy(np.stack([r["mask_valid"] for r in rows])),
             frame_valid=torch.from_numpy(np.stack([r["frame_valid"] for r in rows])),
             waveform=self._waveforms(rows) if self._with_waveform else None,
+            heard=self._read_heard(places, clip_ids) if self._read_heard else None,
         )
 
     def clip_ids(self) -> list[str]:
