@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from avs.models.audioset import NUM_AUDIOSET_CLASSES
@@ -117,14 +116,6 @@ class AudioOutput:
 
     embedding: Tensor
     logits: Tensor | None = None
-
-    def to(self, device: torch.device) -> AudioOutput:
-        """The same with its tensors on ``device``."""
-        logits = self.logits
-        return AudioOutput(
-            embedding=self.embedding.to(device, non_blocking=True),
-            logits=None if logits is None else logits.to(device, non_blocking=True),
-        )
 
 
 class AudioNetwork(nn.Module):

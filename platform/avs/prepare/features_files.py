@@ -109,20 +109,19 @@ def read_features_manifest(folder: str) -> FeaturesManifest:
         DataError: there is none, or it is damaged or of another version.
     """
     uri = features_manifest_uri(folder)
+    if not storage.exists(uri):
+        raise DataError(f"{folder} has no {_MANIFEST}: it is not finished")
     plain = storage.read_json(uri)
     version = plain.get("features_version") if isinstance(plain, dict) else None
     if version != FEATURES_VERSION:
-        raise DataError(
-            f"{uri} has features_version {version}, this code reads {FEATURES_VERSION}: "
-            "run jobs/prepare.py stage=features again."
-        )
+        raise DataError(f"{uri} has features_version {version}, this code reads {FEATURES_VERSION}")
     known = {f.name for f in fields(FeaturesManifest)}  # a later version may have added keys
     try:
         shards = [FeatureShard(**shard) for shard in plain.pop("shards")]
         values = {key: value for key, value in plain.items() if key in known}
         return FeaturesManifest(shards=shards, **values)
     except (KeyError, TypeError) as error:
-        raise DataError(f"{uri} is not whole ({error}): remove it, and compute it again.") from None
+        raise DataError(f"{uri} is not whole ({error})") from None
 
 
 def shard_bytes(

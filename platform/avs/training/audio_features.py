@@ -6,21 +6,21 @@ then a run is what it would be without it, but for rounding, because no augmenta
 sound. Otherwise the network runs, and one line says why. The weights are compared as they are when
 training begins, whether they came from a file, a checkpoint that is gone on with or another run.
 
-Shapes: B clips, T frames, D embedding width.
+Shapes: T frames, D embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from avs import storage
 from avs.errors import DataError
-from avs.models.types import AudioNetwork, AudioOutput
+from avs.models.types import AudioNetwork
 from avs.models.weights import hash_weights
 from avs.prepare.features_files import (
     FEATURES,
@@ -36,49 +36,38 @@ from avs.training.state import TrainingState
 __all__ = ["AudioFeatures", "find_features", "use_audio_features"]
 
 _SHOWN_DIGITS = 8
+_MAX_OPEN_FILES = 128
 
 
 class AudioFeatures:
     """The side-car shards of prepared folders, row by row; ``folders`` maps these to theirs.
 
-    One call is one :class:`AudioOutput` of B * T examples, float32, in the order of the places.
+    A :data:`avs.training.feed.ReadFeatures` that other processes may be sent.
     """
 
     def __init__(self, folders: Mapping[str, str]) -> None:
         self._folders = dict(folders)
-        self._files: dict[tuple[str, str], pq.ParquetFile] = {}
+        # Not over all runs of a process: the files may be computed again in between.
+        self._open = lru_cache(maxsize=_MAX_OPEN_FILES)(_open)
 
-    def __call__(
-        self, places: Sequence[tuple[str, str, int]], clip_ids: Sequence[str]
-    ) -> AudioOutput:
-        """places: prepared folder, name of the shard and row of each clip.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AudioFeatures, (self._folders,)
+
+    def __call__(self, prepared: str, name: str, row: int, clip_id: str) -> dict[str, np.ndarray]:
+        """``embedding`` [T, D] and, where the network gives it, ``logits`` [T, 527], float32.
 
         Raises:
-            DataError: a row is of another clip; the folder of features is not what it says.
+            DataError: the row is of another clip; the folder of features is not what it says.
         """
-        rows = []
-        for (prepared, name, number), clip_id in zip(places, clip_ids, strict=True):
-            file = self._file(prepared, name)
-            (row,) = read_clips(file, [number], file.schema_arrow.names)
-            if row["clip_id"] != clip_id:
-                folder = self._folders[prepared]
-                raise DataError(
-                    f"{folder}/{name} has {row['clip_id']} in row {number}, where {prepared} has "
-                    f"{clip_id}: remove {folder}, and compute it again if you like."
-                )
-            rows.append(row)
-        return AudioOutput(
-            embedding=_joined([row["embedding"] for row in rows]),
-            logits=_joined([row["logits"] for row in rows]) if "logits" in rows[0] else None,
-        )
-
-    def _file(self, prepared: str, name: str) -> pq.ParquetFile:
-        if (prepared, name) not in self._files:
-            uri = storage.join(self._folders[prepared], name)
-            self._files[prepared, name] = pq.ParquetFile(
-                uri if storage.is_local(uri) else storage.open_file(uri)
+        folder = self._folders[prepared]
+        file = self._open(storage.join(folder, name))
+        (found,) = read_clips(file, [row], file.schema_arrow.names)
+        if found.pop("clip_id") != clip_id:
+            raise DataError(
+                f"{folder}/{name} has another clip in row {row} than {prepared}, which has "
+                f"{clip_id} there: remove {folder}, and compute it again if you like."
             )
-        return self._files[prepared, name]
+        return found
 
 
 def use_audio_features(state: TrainingState, run: Run) -> None:
@@ -91,7 +80,7 @@ def use_audio_features(state: TrainingState, run: Run) -> None:
     if features is not None:
         for reader in (state.reader, state.val_reader):
             if reader is not None:
-                reader.use_heard(features)
+                reader.use_features(features)
     if note and state.worker.rank == 0:
         run.report_progress(note, every_s=0.0)
 
@@ -111,19 +100,20 @@ def find_features(
     if audio.trainable:
         return None, f"audio features in {shown} are not used: {network} is trained here"
     weights_hash = hash_weights(audio.state_dict())
-    name = features_name(network, weights_hash)
-    try:
-        folders = {
-            folder: _fitting(folder, manifest, lying[folder], name)
-            for folder, manifest in manifests.items()
-        }
-    except DataError as error:
-        return None, f"audio features in {shown} are not used: {error}"
-    short = features_name(network, weights_hash[:_SHOWN_DIGITS])
+    name, short = (
+        features_name(network, digits) for digits in (weights_hash, weights_hash[:_SHOWN_DIGITS])
+    )
+    folders = {}
+    for folder, manifest in manifests.items():
+        try:
+            folders[folder] = _fitting(folder, manifest, lying[folder], name)
+        except DataError as error:
+            reason = str(error).rstrip(".")
+            again = f"run jobs/prepare.py stage=features prepared={folder} with this network"
+            return None, f"audio features in {shown} are not used: {reason}; {again}"
     where = _some(folders.values())
-    return AudioFeatures(
-        folders
-    ), f"audio features of {short} from {where}, the network does not run"
+    note = f"audio features of {short} from {where}, the network does not run"
+    return AudioFeatures(folders), note
 
 
 def _fitting(prepared: str, manifest: Manifest, lying: Mapping[str, int], name: str) -> str:
@@ -131,21 +121,17 @@ def _fitting(prepared: str, manifest: Manifest, lying: Mapping[str, int], name: 
 
     lying: bytes of each file below ``features/``. Raises DataError saying what is wrong.
     """
-    folder = storage.join(prepared, FEATURES, name)
-    again = f"run jobs/prepare.py stage=features prepared={prepared}"
     others = sorted({path.partition("/")[0] for path in lying})
     if name not in others:
-        found = f"of {_some(others)}" if others else "none"
-        raise DataError(f"{prepared} has {found}, this run has {name}; {again}")
-    try:
-        made = read_features_manifest(folder)
-    except DataError as error:
-        raise DataError(f"not finished, or damaged: {error} {again}") from error
+        found = f"those of {_some(others)}" if others else "none"
+        raise DataError(f"{prepared} has {found}, the network of this run is {name}")
+    folder = storage.join(prepared, FEATURES, name)
+    made = read_features_manifest(folder)
     if made.prepared_sha256 != content_hash(manifest):
-        raise DataError(f"the clips of {prepared} have changed since; {again}")
+        raise DataError(f"the clips of {prepared} have changed since")
     for shard in made.shards:
         if lying.get(f"{name}/{shard.name}") != shard.size_bytes:
-            raise DataError(f"{folder}/{shard.name} is missing or has another size; {again}")
+            raise DataError(f"{folder}/{shard.name} is missing or has another size")
     return folder
 
 
@@ -154,9 +140,8 @@ def _sizes_below(folder: str) -> dict[str, int]:
     return {info.path: info.size_bytes for info in storage.list_files(folder)}
 
 
-def _joined(arrays: Sequence[np.ndarray]) -> Tensor:
-    """[T, D] of each clip -> [B * T, D]."""
-    return torch.from_numpy(np.concatenate(arrays))
+def _open(uri: str) -> pq.ParquetFile:
+    return pq.ParquetFile(uri if storage.is_local(uri) else storage.open_file(uri))
 
 
 def _some(names: Iterable[str]) -> str:

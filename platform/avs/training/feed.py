@@ -31,7 +31,7 @@ from avs.training.folders import check_alike
 __all__ = [
     "Batch",
     "ClipReader",
-    "ReadHeard",
+    "ReadFeatures",
     "epoch_order",
     "padding_flags",
     "prefetch",
@@ -42,16 +42,17 @@ __all__ = [
 _COLUMNS = ("clip_id", "categories", "frames", "log_mel", "masks", "mask_valid", "frame_valid")
 _WAVEFORM = "waveform"
 
-# (folder, shard, row) and clip id of B clips -> what the audio network makes of them.
-ReadHeard = Callable[[Sequence[tuple[str, str, int]], Sequence[str]], AudioOutput]
+# (prepared folder, shard, row, clip id) -> what an audio network makes of the clip: fields of an
+# AudioOutput for T examples.
+ReadFeatures = Callable[[str, str, int, str], dict[str, np.ndarray]]
 
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """B clips. frames uint8 [B, T, 3, H, W]; log_mel float32 [B, T, 1, 96, 64]; masks uint8
     [B, T, H, W]; mask_valid, frame_valid bool [B, T]; waveform int16 [B, 16000 T], None where the
-    reader was not asked for it; heard what the audio network makes of the sound, B * T examples,
-    where that was computed before."""
+    reader was not asked for it. audio_embedding float32 [B, T, D] and audio_logits float32
+    [B, T, 527] are what the audio network makes of the sound, where that was computed before."""
 
     clip_ids: list[str]
     categories: list[tuple[str, ...]]
@@ -61,16 +62,31 @@ class Batch:
     mask_valid: Tensor
     frame_valid: Tensor
     waveform: Tensor | None = None
-    heard: AudioOutput | None = None
+    audio_embedding: Tensor | None = None
+    audio_logits: Tensor | None = None
 
     @property
     def sound(self) -> Tensor:
         """What the audio network hears: the waveform where there is one, else the log-mel."""
         return self.log_mel if self.waveform is None else self.waveform
 
+    @property
+    def heard(self) -> AudioOutput | None:
+        """What the audio network makes of the sound, B * T examples, where it need not run."""
+        if self.audio_embedding is None:
+            return None
+        logits = self.audio_logits
+        return AudioOutput(
+            embedding=self.audio_embedding.flatten(0, 1),
+            logits=None if logits is None else logits.flatten(0, 1),
+        )
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on ``device``."""
-        waveform = self.waveform
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
         return Batch(
             clip_ids=self.clip_ids,
             categories=self.categories,
@@ -79,8 +95,9 @@ class Batch:
             masks=self.masks.to(device, non_blocking=True),
             mask_valid=self.mask_valid.to(device, non_blocking=True),
             frame_valid=self.frame_valid.to(device, non_blocking=True),
-            waveform=waveform if waveform is None else waveform.to(device, non_blocking=True),
-            heard=None if self.heard is None else self.heard.to(device),
+            waveform=moved(self.waveform),
+            audio_embedding=moved(self.audio_embedding),
+            audio_logits=moved(self.audio_logits),
         )
 
 
@@ -118,7 +135,7 @@ class ClipReader:
         self.manifest = self.manifests[folders[0]]
         self._size_px = image_size_px
         self._with_waveform = input_kind == _WAVEFORM
-        self._read_heard: ReadHeard | None = None
+        self._read_features: ReadFeatures | None = None
         self._rows: list[tuple[str, str, int]] = []
         check_alike(self.manifests, with_size=image_size_px is None)
         for folder, manifest in self.manifests.items():
@@ -134,22 +151,22 @@ class ClipReader:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def use_heard(self, read_heard: ReadHeard) -> None:
-        """From now on, give what the audio network makes of the sound instead of waveforms."""
-        self._read_heard = read_heard
-        self._with_waveform = False
+    def use_features(self, read_features: ReadFeatures) -> None:
+        """From now on, give what the audio network makes of the sound beside the sound."""
+        self._read_features = read_features
 
     def read(self, indices: Sequence[int]) -> Batch:
         """The clips at ``indices`` of the split, in that order."""
         columns = (*_COLUMNS, _WAVEFORM) if self._with_waveform else _COLUMNS
         rows = []
-        places = [self._rows[index] for index in indices]
-        for folder, name, row in places:
+        for index in indices:
+            folder, name, row = self._rows[index]
             rows += read_clips(self._file(folder, name), [row], columns)
+            if self._read_features is not None:
+                rows[-1] |= self._read_features(folder, name, row, rows[-1]["clip_id"])
         frames = np.stack([self._frames(r["frames"]) for r in rows])
-        clip_ids = [r["clip_id"] for r in rows]
         return Batch(
-            clip_ids=clip_ids,
+            clip_ids=[r["clip_id"] for r in rows],
             categories=[tuple(r["categories"]) for r in rows],
             frames=torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3))),
             log_mel=torch.from_numpy(np.stack([r["log_mel"] for r in rows])),
@@ -157,7 +174,8 @@ class ClipReader:
             mask_valid=torch.from_numpy(np.stack([r["mask_valid"] for r in rows])),
             frame_valid=torch.from_numpy(np.stack([r["frame_valid"] for r in rows])),
             waveform=self._waveforms(rows) if self._with_waveform else None,
-            heard=self._read_heard(places, clip_ids) if self._read_heard else None,
+            audio_embedding=_stacked(rows, "embedding"),
+            audio_logits=_stacked(rows, "logits"),
         )
 
     def clip_ids(self) -> list[str]:
@@ -212,6 +230,11 @@ class ClipReader:
             check_schema(file.schema_arrow, uri)
             self._files[folder, name] = file
         return self._files[folder, name]
+
+
+def _stacked(rows: list[dict[str, Any]], name: str) -> Tensor | None:
+    """An array that all rows have or none."""
+    return torch.from_numpy(np.stack([r[name] for r in rows])) if name in rows[0] else None
 
 
 def epoch_order(num_clips: int, *, seed: int, epoch: int) -> np.ndarray:

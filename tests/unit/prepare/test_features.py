@@ -268,8 +268,6 @@ def test_a_folder_in_a_bucket_is_no_different(
         audio=build_audio_network("tones", weights=str(weights)),
     )
     assert found is not None
-    name, place = (
-        manifest.shards[0].name,
-        next(iter(read_shard(storage.join(s3_folder, "shards", manifest.shards[0].name)))),
-    )
-    assert found([(s3_folder, name, 0)], [place.clip_id]).embedding.shape == (5, 8)
+    name = manifest.shards[0].name
+    clip = next(iter(read_shard(storage.join(s3_folder, "shards", name))))
+    assert found(s3_folder, name, 0, clip.clip_id)["embedding"].shape == (5, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -157,20 +158,28 @@ def test_no_augmentation_touches_what_was_heard(data: Path, weights: Path, tmp_p
     config = config_of(data, tmp_path, weights, crop_scale=(0.3, 0.6), color_jitter=(0.5,) * 4)
     audio = build_system(config.model).audio
     reader = ClipReader(str(data), split="train", input_kind="waveform")
-    for with_features in (False, True):
-        if with_features:
-            found, _ = find_features(reader.manifests, network="tones", audio=audio)
-            assert found is not None
-            reader.use_heard(found)
-        changed, as_read = reader.read([0, 1, 2]), reader.read([0, 1, 2])
-        augment(changed, loop=config.train, seed=[0])
-        assert not torch.equal(changed.frames, as_read.frames)
-        assert torch.equal(changed.sound, as_read.sound)
-        assert torch.equal(changed.log_mel, as_read.log_mel)
-    assert changed.waveform is None  # nobody needs it any more
-    assert changed.heard is not None
-    assert as_read.heard is not None
-    assert torch.equal(changed.heard.embedding, as_read.heard.embedding)
+    found, _ = find_features(reader.manifests, network="tones", audio=audio)
+    assert found is not None
+    reader.use_features(found)
+    changed, as_read = reader.read([0, 1, 2]), reader.read([0, 1, 2])
+    augment(changed, loop=config.train, seed=[0])
+    assert not torch.equal(changed.frames, as_read.frames)
+    for name in ("sound", "log_mel", "audio_embedding", "audio_logits"):
+        assert torch.equal(getattr(changed, name), getattr(as_read, name)), name
+
+
+def test_another_process_reads_the_same(data: Path, weights: Path) -> None:
+    compute(data, weights)
+    config = model_config(audio_network="tones", audio_weights=str(weights))
+    manifests = {str(data): read_manifest(str(data))}
+    found, _ = find_features(manifests, network="tones", audio=build_system(config).audio)
+    assert found is not None
+    name = manifests[str(data)].split_shards("train")[0].name
+    clip_id = ClipReader(str(data), split="train").clip_ids()[1]
+    here = found(str(data), name, 1, clip_id)
+    there = pickle.loads(pickle.dumps(found))(str(data), name, 1, clip_id)
+    assert here.keys() == there.keys() == {"embedding", "logits"}
+    assert all(np.array_equal(here[key], there[key]) for key in here)
 
 
 def test_several_folders_use_theirs_or_none_does(
@@ -219,9 +228,9 @@ def lose(data: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (rename, "has of tones-0000000000000000, this run has tones-"),
+        (rename, "has those of tones-0000000000000000, the network of this run is tones-"),
         (change_clips, "the clips of .* have changed since"),
-        (unfinish, "not finished, or damaged: .*manifest.json does not exist"),
+        (unfinish, r"has no manifest\.json: it is not finished"),
         (age, "features_version 0, this code reads 1"),
         (cut, r"train-\d+\.parquet is missing or has another size"),
         (lose, r"val-\d+\.parquet is missing or has another size"),
@@ -284,5 +293,7 @@ def test_a_row_of_another_clip_is_refused(data: Path, weights: Path) -> None:
     found, _ = find_features(manifests, network="tones", audio=system.audio)
     assert found is not None
     name = manifest.shards[0].name
-    with pytest.raises(DataError, match=rf"features/tones.*{name} has .* where .* has ms3/x"):
-        found([(str(data), name, 0)], ["ms3/x"])
+    with pytest.raises(
+        DataError, match=rf"features/tones.*{name} has another clip in row 0.*ms3/x"
+    ):
+        found(str(data), name, 0, "ms3/x")
