@@ -182,7 +182,6 @@ def _manifest(
         network=job.network,
         weights_hash=job.weights_hash,
         prepared_sha256=content_hash(manifest),
-        device=job.device,
         dtype=DTYPE,
         shapes=feature_shapes(job.network, num_frames=job.num_frames),
         shards=list(shards),

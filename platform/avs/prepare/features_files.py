@@ -81,7 +81,6 @@ class FeaturesManifest:
     network: str
     weights_hash: str
     prepared_sha256: str
-    device: str
     dtype: str
     shapes: dict[str, list[int]]
     shards: list[FeatureShard]
