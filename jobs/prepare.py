@@ -7,23 +7,26 @@ On a cluster (absolute paths or s3:// prefixes that all nodes reach):
         python jobs/prepare.py data=s4 data.root=s3://BUCKET/Single-source out=s3://BUCKET/s4
 The same command again does what is missing. ``dry_run=true`` only shows the plan,
 ``retry_rejects=true`` tries rejected clips again. Exit code 3: more rejects than max_reject_ratio.
+
+Then, where the audio network is frozen, once instead of in every epoch what it makes of the sound:
+    python jobs/prepare.py stage=features prepared=DIR \
+        model.audio_network=vggish model.audio_weights=vggish.pth
+Training on DIR with this network uses it and says so; ``scale=gpu`` computes it on GPUs.
 """
 
 import hydra
 from _launch import connect, run
 from omegaconf import DictConfig
 
-from avs.config import parse
 from avs.prepare import PrepareConfig
+from avs.prepare.stages import parse_stage, run_stage
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="prepare")
 def main(cfg: DictConfig) -> None:
-    config = parse(cfg, PrepareConfig)
+    config = parse_stage(cfg)
     with connect():
-        from avs.prepare.pipeline import prepare
-
-        prepare(config)
+        run_stage(config)
 
 
 if __name__ == "__main__":

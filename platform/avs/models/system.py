@@ -27,6 +27,7 @@ __all__ = [
     "AvsSystem",
     "build_system",
     "frame_waveforms",
+    "hear",
     "with_log_offset",
 ]
 
@@ -51,20 +52,23 @@ class AvsSystem(nn.Module):
         self.register_buffer("std_311", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(
-        self, frames: Tensor, sound: Tensor, frame_valid: Tensor | None = None
+        self, frames: Tensor, sound: Tensor | AudioOutput, frame_valid: Tensor | None = None
     ) -> ModelOutput:
         """Segment clips.
 
         frames: [B, T, 3, H, W], uint8 RGB (normalised here) or float already ImageNet-normalised.
         sound: what ``audio.input_kind`` says. "log_mel": [B, T, 1, 96, 64] with the stored offset
         0.01 (turned into the network's own here). "waveform": [B, S] of the clip, float in [-1, 1]
-        or int16 (see :func:`frame_waveforms`).
+        or int16 (see :func:`frame_waveforms`). Or what :func:`hear` made of it earlier, with the
+        same weights: then the audio network does not run.
         frame_valid: [B, T] bool, False = padding: its sound is zeroed and its logits are 0.
         """
         if not frames.is_floating_point():
             frames = (frames / 255.0 - self.mean_311) / self.std_311
         batch = frames.shape[:2]
-        heard: AudioOutput = self.audio(self._examples(sound, num_frames=frames.shape[1]))
+        heard = sound
+        if isinstance(heard, Tensor):
+            heard = hear(self.audio, heard, num_frames=frames.shape[1])
         embedding_BTD = heard.embedding.reshape(*batch, -1)
         if frame_valid is not None:
             embedding_BTD = embedding_BTD * frame_valid.unsqueeze(-1).to(embedding_BTD.dtype)
@@ -79,11 +83,18 @@ class AvsSystem(nn.Module):
         )
         return output
 
-    def _examples(self, sound: Tensor, *, num_frames: int) -> Tensor:
-        """One example a frame: [B * T, 1, 96, 64] or [B * T, 16000]."""
-        if self.audio.input_kind == "waveform":
-            return frame_waveforms(sound, num_frames=num_frames).flatten(0, 1)
-        return with_log_offset(sound.flatten(0, 1), self.audio.log_offset)
+
+def hear(audio: AudioNetwork, sound: Tensor, *, num_frames: int) -> AudioOutput:
+    """What an audio network makes of clips, one example a frame: N = B * T.
+
+    sound: [B, T, 1, 96, 64] or [B, S], as :meth:`AvsSystem.forward` takes it; num_frames: T.
+    """
+    if audio.input_kind == "waveform":
+        examples = frame_waveforms(sound, num_frames=num_frames).flatten(0, 1)
+    else:
+        examples = with_log_offset(sound.flatten(0, 1), audio.log_offset)
+    heard: AudioOutput = audio(examples)
+    return heard
 
 
 def frame_waveforms(waveform_BS: Tensor, *, num_frames: int) -> Tensor:

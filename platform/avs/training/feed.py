@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -26,6 +26,7 @@ from avs.errors import DataError
 from avs.media.frames import resize_frames
 from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.media.masks import resize_mask
+from avs.models.types import AudioOutput
 from avs.prepare.manifest import Manifest, read_manifest, shard_uri
 from avs.schema import LOG_MEL_SHAPE, check_schema, read_clips
 from avs.training.folders import check_alike
@@ -33,6 +34,7 @@ from avs.training.folders import check_alike
 __all__ = [
     "Batch",
     "ClipReader",
+    "ReadFeatures",
     "Stream",
     "padding_flags",
     "prefetch",
@@ -44,12 +46,17 @@ _WAVEFORM = "waveform"
 # may hold a file descriptor, of which a process commonly has 1,024.
 _MAX_OPEN_FILES = 192
 
+# (prepared folder, shard, row, clip id) -> what an audio network makes of the clip: fields of an
+# AudioOutput for T examples.
+ReadFeatures = Callable[[str, str, int, str], dict[str, np.ndarray]]
+
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """B clips. frames uint8 [B, T, 3, H, W]; log_mel float32 [B, T, 1, 96, 64]; masks uint8
     [B, T, H, W]; mask_valid, frame_valid bool [B, T]; waveform int16 [B, 16000 T], None where the
-    reader was not asked for it."""
+    reader was not asked for it. audio_embedding float32 [B, T, D] and audio_logits float32
+    [B, T, 527] are what the audio network makes of the sound, where that was computed before."""
 
     clip_ids: list[str]
     categories: list[tuple[str, ...]]
@@ -59,15 +66,31 @@ class Batch:
     mask_valid: Tensor
     frame_valid: Tensor
     waveform: Tensor | None = None
+    audio_embedding: Tensor | None = None
+    audio_logits: Tensor | None = None
 
     @property
     def sound(self) -> Tensor:
         """What the audio network hears: the waveform where there is one, else the log-mel."""
         return self.log_mel if self.waveform is None else self.waveform
 
+    @property
+    def heard(self) -> AudioOutput | None:
+        """What the audio network makes of the sound, B * T examples, where it need not run."""
+        if self.audio_embedding is None:
+            return None
+        logits = self.audio_logits
+        return AudioOutput(
+            embedding=self.audio_embedding.flatten(0, 1),
+            logits=None if logits is None else logits.flatten(0, 1),
+        )
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on ``device``."""
-        waveform = self.waveform
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
         return Batch(
             clip_ids=self.clip_ids,
             categories=self.categories,
@@ -76,7 +99,9 @@ class Batch:
             masks=self.masks.to(device, non_blocking=True),
             mask_valid=self.mask_valid.to(device, non_blocking=True),
             frame_valid=self.frame_valid.to(device, non_blocking=True),
-            waveform=waveform if waveform is None else waveform.to(device, non_blocking=True),
+            waveform=moved(self.waveform),
+            audio_embedding=moved(self.audio_embedding),
+            audio_logits=moved(self.audio_logits),
         )
 
 
@@ -115,6 +140,7 @@ class ClipReader:
         self.manifest = self.manifests[folders[0]]
         self._size_px = image_size_px
         self._with_waveform = input_kind == _WAVEFORM
+        self._read_features: ReadFeatures | None = None
         self.shard_sizes: list[list[int]] = []
         self._shards: list[tuple[str, str]] = []
         check_alike(self.manifests, with_size=image_size_px is None)
@@ -135,6 +161,10 @@ class ClipReader:
     def __len__(self) -> int:
         return self._ends[-1]
 
+    def use_features(self, read_features: ReadFeatures) -> None:
+        """From now on, give what the audio network makes of the sound beside the sound."""
+        self._read_features = read_features
+
     def read(self, indices: Sequence[int]) -> Batch:
         """The clips at ``indices`` of the split, in that order."""
         columns = (*_COLUMNS, _WAVEFORM) if self._with_waveform else _COLUMNS
@@ -142,7 +172,10 @@ class ClipReader:
         for index in indices:
             place = bisect_right(self._ends, index)
             row = index - (self._ends[place - 1] if place else 0)
-            rows += read_clips(self._file(*self._shards[place]), [row], columns)
+            folder, name = self._shards[place]
+            rows += read_clips(self._file(folder, name), [row], columns)
+            if self._read_features is not None:
+                rows[-1] |= self._read_features(folder, name, row, rows[-1]["clip_id"])
         frames = np.stack([self._frames(r["frames"]) for r in rows])
         return Batch(
             clip_ids=[r["clip_id"] for r in rows],
@@ -153,6 +186,8 @@ class ClipReader:
             mask_valid=torch.from_numpy(np.stack([r["mask_valid"] for r in rows])),
             frame_valid=torch.from_numpy(np.stack([r["frame_valid"] for r in rows])),
             waveform=self._waveforms(rows) if self._with_waveform else None,
+            audio_embedding=_stacked(rows, "embedding"),
+            audio_logits=_stacked(rows, "logits"),
         )
 
     @property
@@ -218,6 +253,11 @@ class ClipReader:
                 self._files.popitem(last=False)[1].close(force=True)
         self._files.move_to_end((folder, name))
         return self._files[folder, name]
+
+
+def _stacked(rows: list[dict[str, Any]], name: str) -> Tensor | None:
+    """An array that all rows have or none."""
+    return torch.from_numpy(np.stack([r[name] for r in rows])) if name in rows[0] else None
 
 
 class Stream(Protocol):

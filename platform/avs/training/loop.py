@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from avs.training.audio_features import use_audio_features
 from avs.training.augment import augment
 from avs.training.config import TrainConfig
 from avs.training.feed import Batch
@@ -46,6 +47,7 @@ def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
     state = TrainingState(config, worker)
     run = Run(config.out)
     begin(state, run)
+    use_audio_features(state, run)
     notices = Notices(worker)
     with Saver(state, run) as saver:
         for epoch in range(len(state.history) + 1, config.train.epochs + 1):

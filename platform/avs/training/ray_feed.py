@@ -34,6 +34,7 @@ from avs.training.feed import Batch, ClipReader
 __all__ = ["reading_cpus", "stream_from_ray"]
 
 _ARRAYS = ("frames", "log_mel", "masks", "mask_valid", "frame_valid", "waveform")
+_HEARD = ("audio_embedding", "audio_logits")  # of features, where they are read
 _TASK_BYTES = 16 << 20  # what a task reads, at least a micro-batch: well above what a task costs
 _STORE_SHARE = 0.25  # of the object store, for the streams of all ranks together
 
@@ -112,7 +113,7 @@ def _blocks(rows: Sequence[Sequence[int]], *, batch_bytes: int) -> list[pa.Table
 def _read(block: dict[str, NDArray[Any]], *, packed: bytes) -> dict[str, NDArray[Any]]:
     """What a task does: read the rows of a block."""
     found = _reader(packed).read(block["row"].tolist())
-    named = {name: getattr(found, name) for name in _ARRAYS}
+    named = {name: getattr(found, name) for name in (*_ARRAYS, *_HEARD)}
     return {
         "clip_id": np.array(found.clip_ids, dtype=object),
         "categories": np.array([json.dumps(own) for own in found.categories], dtype=object),
@@ -129,7 +130,7 @@ def _reader(packed: bytes) -> ClipReader:
 
 def _batch(columns: dict[str, NDArray[Any]]) -> Batch:
     # Copies: the arrays are views into the object store, which cannot be written to.
-    arrays = {n: torch.from_numpy(columns[n].copy()) for n in _ARRAYS if n in columns}
+    arrays = {n: torch.from_numpy(columns[n].copy()) for n in (*_ARRAYS, *_HEARD) if n in columns}
     return Batch(
         clip_ids=[str(clip_id) for clip_id in columns["clip_id"]],
         categories=[tuple(json.loads(own)) for own in columns["categories"]],

@@ -105,7 +105,7 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 def _forward(state: TrainingState, batch: Batch, truth: Truth) -> dict[str, Tensor]:
     with autocast(state.config.train.precision, state.worker.device):
-        output = state.ddp(batch.frames, batch.sound, padding_flags(batch))
+        output = state.ddp(batch.frames, batch.heard or batch.sound, padding_flags(batch))
     return total_loss(state.system.segmenter, output, truth, config=state.loss_config)
 
 

@@ -38,7 +38,7 @@ def _binary_score(
 ) -> tuple[float, float] | tuple[None, None]:
     total = torch.zeros(3, dtype=torch.float64)  # sum of J, sum of F, clips
     for batch in batches:
-        logits = system(batch.frames, batch.sound, padding_flags(batch)).logits
+        logits = system(batch.frames, batch.heard or batch.sound, padding_flags(batch)).logits
         for clip_logits, masks, valid in zip(logits, batch.masks, batch.mask_valid, strict=True):
             scored = clip_metrics(clip_logits, masks, valid)
             if scored is None:
@@ -57,7 +57,7 @@ def _semantic_score(
     total = torch.zeros(3, num_classes, dtype=torch.float64)
     num_frames = torch.zeros(1, dtype=torch.float64)
     for batch in batches:
-        logits = system(batch.frames, batch.sound, padding_flags(batch)).logits
+        logits = system(batch.frames, batch.heard or batch.sound, padding_flags(batch)).logits
         sums = semantic_sums(
             logits.flatten(0, 1), batch.masks.flatten(0, 1), num_classes=num_classes
         )
