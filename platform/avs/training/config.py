@@ -12,12 +12,14 @@ from avs.models.audio import AUDIO_NETWORKS
 from avs.models.config import ModelConfig
 from avs.models.registry import NeedsBatch, model_options
 from avs.scale import ScaleConfig
+from avs.training.logging_config import LoggingConfig
 from avs.training.loop_config import JitterEach, LoopConfig, Precision, Schedule
 
 __all__ = [
     "CheckpointConfig",
     "InferenceConfig",
     "JitterEach",
+    "LoggingConfig",
     "LoopConfig",
     "MixtureConfig",
     "Precision",
@@ -116,6 +118,7 @@ class TrainConfig:
     seed: int
     out: str
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self) -> None:
         self._check_checkpoint()

@@ -8,7 +8,6 @@ clips must be a function of its plan, and Train holding every CPU would starve D
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,7 @@ from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.training.config import TrainConfig
+from avs.training.follow import Follower
 from avs.training.loop import train
 from avs.training.run import EpochMetrics, Run
 from avs.training.state import Worker
@@ -63,7 +63,7 @@ def train_distributed(
             return list(history)
         if history:
             say(f"train: going on after epoch {history[-1]['epoch']}")
-        with _follow(run, len(history), say):
+        with Follower(run, num_seen=len(history), say=say):
             _fit(config, lease.owner)
         final = run.last_state()
     assert final is not None
@@ -161,44 +161,3 @@ def _as_avs_error(cause: BaseException) -> AvsError:
     if isinstance(inner, AvsError):
         return inner
     return DataError(f"training failed on a worker: {type(inner).__name__}: {inner}")
-
-
-class _follow:  # noqa: N801 (used as a context manager, like a function)
-    """Show on the driver what rank 0 leaves in the run folder: epochs and progress lines."""
-
-    def __init__(self, run: Run, num_epochs: int, say: Callable[[str], None]) -> None:
-        self._run, self._seen, self._say = run, num_epochs, say
-        self._line = ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="avs-follow", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._show()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(1.0):
-            self._show()
-
-    def _show(self) -> None:
-        for metrics in self._run.read_metrics()[self._seen :]:
-            self._seen = metrics["epoch"]
-            self._say(epoch_line(metrics))
-        line = self._run.read_progress()
-        if line and line != self._line:
-            self._line = line
-            self._say(f"train: {line}")
-
-
-def epoch_line(metrics: EpochMetrics) -> str:
-    """One line for a finished epoch."""
-    j, f = metrics["val_j"], metrics["val_f"]
-    score = "no validation split" if j is None else f"val J {j:.3f} F {f:.3f}"
-    return (
-        f"train: epoch {metrics['epoch']} done, loss {metrics['loss']:.4f}, {score}, "
-        f"{metrics['clips_per_s']:.1f} clips/s, {metrics['seconds']:.1f} s"
-    )

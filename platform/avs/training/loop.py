@@ -18,8 +18,10 @@ from torch import Tensor
 
 from avs.training.augment import augment
 from avs.training.config import TrainConfig
+from avs.training.cost import epoch_cost
 from avs.training.feed import Batch, prefetch, step_rows
 from avs.training.mixture import mixed_order
+from avs.training.over_ranks import mean_over_ranks
 from avs.training.resume import begin, commit
 from avs.training.run import EpochMetrics, Run
 from avs.training.schedule import learning_rate
@@ -27,6 +29,7 @@ from avs.training.state import TrainingState, Worker
 from avs.training.step import autocast, take_step
 from avs.training.truth import step_seed
 from avs.training.validation import validate
+from avs.training.watch import Watch
 
 __all__ = ["train"]
 
@@ -43,16 +46,19 @@ def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
     state = TrainingState(config, worker)
     run = Run(config.out)
     begin(state, run)
+    watch = Watch(state, run, clips_per_step=_clips_per_step(state))
     for epoch in range(len(state.history) + 1, config.train.epochs + 1):
-        metrics = _epoch(state, epoch, run)
+        metrics = _epoch(state, epoch, watch)
         state.history.append(metrics)
+        watch.add_epoch(metrics)
         if worker.rank == 0:
             commit(state, run)
         worker.after_epoch(metrics)
+    watch.end()
     return state.history
 
 
-def _epoch(state: TrainingState, epoch: int, run: Run) -> EpochMetrics:
+def _epoch(state: TrainingState, epoch: int, watch: Watch) -> EpochMetrics:
     config, worker = state.config, state.worker
     torch.manual_seed(int(np.random.default_rng([config.seed, epoch, worker.rank]).integers(2**31)))
     start_s = time.monotonic()
@@ -68,24 +74,21 @@ def _epoch(state: TrainingState, epoch: int, run: Run) -> EpochMetrics:
         for name, value in losses.items():
             parts[name] = parts.get(name, 0.0) + value
         total += losses["loss"]
-        if worker.rank == 0:
-            rate = (step + 1) * _clips_per_step(state) / (time.monotonic() - start_s)
-            run.report_progress(
-                f"epoch {epoch}/{config.train.epochs} step {step + 1}/{state.num_steps} "
-                f"loss {total / (step + 1):.4f}, {rate:.1f} clips/s"
-            )
+        watch.add_step(losses, epoch=epoch, step=step, lr=lr, waited_s=waited_s)
     train_s = time.monotonic() - start_s
     score = _validate(state)
-    loss = _mean_over_ranks(total / state.num_steps, worker)
+    end_s = time.monotonic()
     return {
         "epoch": epoch,
-        "loss": loss,
+        "loss": mean_over_ranks([total / state.num_steps], worker.device)[0],
         "val_j": score[0],
         "val_f": score[1],
         "learning_rate": lr,
         "clips_per_s": state.num_steps * _clips_per_step(state) / train_s,
         "stall": stall_s / train_s,
-        "seconds": time.monotonic() - start_s,
+        "seconds": end_s - start_s,
+        "validation_s": end_s - start_s - train_s,
+        **epoch_cost(worker),
         "parts": {k: v / state.num_steps for k, v in parts.items() if k != "loss"},
     }
 
@@ -136,14 +139,6 @@ def _share(tensors: Iterable[Tensor]) -> None:
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
-
-
-def _mean_over_ranks(value: float, worker: Worker) -> float:
-    if not dist.is_initialized():
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=worker.device)
-    dist.all_reduce(tensor)
-    return float(tensor) / worker.world_size
 
 
 def _validate(state: TrainingState) -> tuple[float | None, float | None]:

@@ -7,7 +7,7 @@ is taken from its manifest, so that a checkpoint tells it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -26,6 +26,7 @@ from avs.training.ema import WeightAverage
 from avs.training.feed import ClipReader, steps_per_epoch
 from avs.training.lineage import Lineage
 from avs.training.mixture import epoch_size
+from avs.training.observers import Observer
 from avs.training.optimiser import build_optimizer
 from avs.training.run import EpochMetrics
 
@@ -49,7 +50,8 @@ class Worker:
     """What the launcher gives a rank.
 
     ``wrap`` makes the module distributed; ``check_lease`` raises when the run no longer owns its
-    folder; ``after_epoch`` is called on every rank with the epoch's metrics.
+    folder; ``after_epoch`` is called on every rank with the epoch's metrics. ``observers`` look on,
+    on rank 0 only.
     """
 
     rank: int = 0
@@ -58,6 +60,7 @@ class Worker:
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module
     check_lease: Callable[[], None] = lambda: None
     after_epoch: Callable[[EpochMetrics], None] = lambda _: None
+    observers: Sequence[Observer] = ()
 
 
 class TrainingState:
@@ -118,6 +121,7 @@ class TrainingState:
         self._frozen: bool | None = None
         self.history: list[EpochMetrics] = []
         self.lineage: Lineage | None = None  # of rank 0, which writes it
+        self.gradient_norm: float | None = None  # of the last step, where clipping measures it
         self.num_steps = steps_per_epoch(
             epoch_size(self.folder_sizes, config.data.weights),
             world_size=worker.world_size,
