@@ -54,7 +54,7 @@ def sound_bars(conditions: dict[str, dict[str, Any]]) -> bytes:
         bars = axes.bar(np.arange(len(names)) + offset, values, 0.38, label=label, color=colour)
         axes.bar_label(bars, fmt="%.2f")
     axes.set_xticks(range(len(names)), [f"{n} sound" for n in names])
-    axes.set_ylim(0, 1.1)
+    axes.set(ylabel="J, F (0 to 1)", ylim=(0, 1.1))
     axes.legend(frameon=False, loc="upper right")
     return png_bytes(figure)
 
