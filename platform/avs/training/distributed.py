@@ -27,6 +27,7 @@ from avs.scale import ScaleConfig
 from avs.training.config import TrainConfig
 from avs.training.follow import Follower
 from avs.training.loop import train
+from avs.training.open_observers import check_logging, complete_logging, open_observers
 from avs.training.run import EpochMetrics, Run
 from avs.training.state import Worker
 
@@ -53,6 +54,7 @@ def train_distributed(
     for folder in config.data.folders:
         read_manifest(folder).split_shards("train")
     check_resources(config.scale)
+    check_logging(config)
     run = Run(config.out)
     with Lease(config.out, job="train", say=say) as lease:
         run.claim(config)
@@ -60,6 +62,7 @@ def train_distributed(
         history = finished[1]["history"] if finished else []
         if len(history) >= config.train.epochs:
             say(f"train: {config.out} has its {config.train.epochs} epochs already")
+            complete_logging(config)
             return list(history)
         if history:
             say(f"train: going on after epoch {history[-1]['epoch']}")
@@ -131,6 +134,7 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
             wrap=_wrap,
             check_lease=lambda: check_owner(config.out, owner),
             after_epoch=_report,
+            observers=[] if context.get_world_rank() else open_observers(config),
         ),
     )
 
