@@ -23,8 +23,8 @@ class LoggingConfig:
     OUT/report.html, at the end of an epoch if a minute has passed, and at the end of the run. For
     that one the best checkpoint is scored on ``report_clips`` validation clips, spread evenly,
     with their own, no and another clip's sound (0: none, and so no listening test and no table of
-    categories). ``mlflow`` is the address of an MLflow tracking server or a folder for its files,
-    which gets the same scalars, the configuration and the report.
+    categories). ``mlflow`` is the address of an MLflow tracking server, or sqlite:///FILE; it gets
+    the same scalars, the configuration and the report.
     """
 
     every_steps: int = 10

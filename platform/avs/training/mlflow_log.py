@@ -54,7 +54,10 @@ class MlflowLog(Observer):
         check_mlflow()
         self._address = address
         self._mlflow: Any = importlib.import_module("mlflow")
-        self._client: Any = self._mlflow.MlflowClient(tracking_uri=address)
+        try:
+            self._client: Any = self._mlflow.MlflowClient(tracking_uri=address)
+        except self._mlflow.exceptions.MlflowException as error:  # an address of no kind it knows
+            raise ConfigError(f"logging.mlflow={address}: {error}") from None
         self._run_id = ""
         self._out = ""
         self._points: list[Any] = []

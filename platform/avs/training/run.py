@@ -99,8 +99,9 @@ class Run:
         uri = storage.join(self.out, "progress.json")
         if not storage.exists(uri):
             return None
-        older: dict[str, Any] = {"epoch": None, "share": None, "told": [], "start": 0.0}
-        return older | storage.read_json(uri)
+        older = {"epoch": None, "share": None, "told": [], "start": 0.0}
+        left: dict[str, Any] = storage.read_json(uri)
+        return older | left
 
     def report_progress(
         self,

@@ -15,6 +15,7 @@ from small_configs import train_config
 from avs.errors import ConfigError
 from avs.training.config import LoggingConfig, TrainConfig
 from avs.training.loop import train
+from avs.training.mlflow_log import MlflowLog
 from avs.training.open_observers import check_logging, open_observers
 from avs.training.state import Worker
 
@@ -90,7 +91,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> _Server:
     found = _Server()
 
     def client(tracking_uri: str) -> _Client:
-        assert tracking_uri == ADDRESS
+        if tracking_uri != ADDRESS:
+            raise _FailedError("of no known kind")
         return _Client(found)
 
     module = types.ModuleType("mlflow")
@@ -176,6 +178,11 @@ def test_a_server_that_is_away_at_the_start_is_said_by_its_address(
     server.down = True
     with pytest.raises(ConfigError, match=rf"logging\.mlflow={ADDRESS}: connection refused"):
         _train(_config(prepared, tmp_path / "run"))
+
+
+def test_an_address_that_mlflow_does_not_take_is_named(server: _Server) -> None:
+    with pytest.raises(ConfigError, match=r"logging\.mlflow=ftp://x: of no known kind"):
+        MlflowLog("ftp://x")
 
 
 def test_a_run_goes_on_without_the_server_that_it_began_with(
