@@ -33,7 +33,15 @@ from avs.metrics import (
 )
 from avs.training.feed import ClipReader
 
-__all__ = ["ClipScorer", "as_numpy", "combine", "protocol_text", "spread_out"]
+__all__ = [
+    "ClipScorer",
+    "as_numpy",
+    "combine",
+    "predicted_labels",
+    "protocol_text",
+    "shown_frame",
+    "spread_out",
+]
 
 
 class ClipScorer:
@@ -57,12 +65,12 @@ class ClipScorer:
             sound = sound_for(condition, both.sound[0].numpy(), both.sound[1].numpy())
             logits, seen = self._look(frames, sound, real, masks.shape[-2:])
             row["scores"][condition.value] = _scores(logits, masks, valid)
-            drawn[condition.value] = _predicted(logits).numpy()
+            drawn[condition.value] = predicted_labels(logits).numpy()
             found[condition] = seen
         if self._objects:
             row["objects"] = count_objects(found, real)
         if task["picture"]:
-            shown = _shown_frame(valid.numpy())
+            shown = shown_frame(valid.numpy())
             images = {"frame": frames, "truth": masks.numpy(), **drawn}
             picture = {name: of_frames[shown] for name, of_frames in images.items()}
             if self._objects:
@@ -181,14 +189,15 @@ def _scores(logits_tkhw: Tensor, masks: Tensor, valid: Tensor) -> dict[str, Any]
     }
 
 
-def _predicted(logits_tkhw: Tensor) -> Tensor:
+def predicted_labels(logits_tkhw: Tensor) -> Tensor:
+    """Class index uint8 [T, H, W] of logits [T, K, H, W]."""
     if logits_tkhw.shape[1] == 1:
         return (logits_tkhw[:, 0] > 0).to(torch.uint8)
     return logits_tkhw.argmax(1).to(torch.uint8)
 
 
-def _shown_frame(valid: np.ndarray) -> int:
-    """The middle frame with ground truth, for the contact sheet."""
+def shown_frame(valid: np.ndarray) -> int:
+    """The middle frame with ground truth, which pictures show; valid: bool [T]."""
     labelled = np.flatnonzero(valid)
     return int(labelled[len(labelled) // 2]) if len(labelled) else 0
 

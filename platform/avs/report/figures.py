@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from avs.media.drawing import blend_mask, draw_outlines, mask_palette
 
-__all__ = ["contact_sheet", "curves", "sound_bars"]
+__all__ = ["contact_sheet", "curves", "plain_text", "png_bytes", "short_name", "sound_bars"]
 
 COLUMNS = (
     ("frame", "frame"),
@@ -41,7 +41,7 @@ def curves(history: Sequence[dict[str, Any]]) -> bytes:
             score_axes.legend(frameon=False)
     score_axes.set(title="validation", xlabel="epoch", ylim=(0, 1))
     score_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def sound_bars(conditions: dict[str, dict[str, Any]]) -> bytes:
@@ -54,9 +54,9 @@ def sound_bars(conditions: dict[str, dict[str, Any]]) -> bytes:
         bars = axes.bar(np.arange(len(names)) + offset, values, 0.38, label=label, color=colour)
         axes.bar_label(bars, fmt="%.2f")
     axes.set_xticks(range(len(names)), [f"{n} sound" for n in names])
-    axes.set_ylim(0, 1.1)
+    axes.set(ylabel="J, F (0 to 1)", ylim=(0, 1.1))
     axes.legend(frameon=False, loc="upper right")
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def contact_sheet(
@@ -83,16 +83,18 @@ def contact_sheet(
         for axes, (key, _) in zip(axes_row, columns, strict=True):
             axes.imshow(_drawn(arrays, key, palette))
             axes.set(xticks=[], yticks=[])
-        axes_row[0].set_ylabel(_short(clip_id), fontsize=7)
+        axes_row[0].set_ylabel(short_name(clip_id), fontsize=7)
         if own:
             _write_names(axes_row[-1], arrays["seen_outlines"], own)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _drawn(arrays: dict[str, np.ndarray], key: str, palette: np.ndarray) -> np.ndarray:
     image = arrays["frame"]
     if key in arrays and key != "frame":
-        image = blend_mask(image, arrays[key], palette=palette)
+        # Pixels that are ignored have no colour.
+        known = np.where(arrays[key] < len(palette), arrays[key], 0)
+        image = blend_mask(image, known, palette=palette)
     if f"{key}_outlines" in arrays:
         image = draw_outlines(image, arrays[f"{key}_outlines"])
     return image
@@ -110,21 +112,24 @@ def _write_names(axes: Axes, labels: np.ndarray, names: Sequence[str]) -> None:
         while any(abs(y - v) < 0.09 * height and abs(x - u) < 0.4 * width for v, u in taken):
             y += 0.03 * height
         taken.append((y, x))
-        shown = axes.text(x, y, _plain(name), color="white", fontsize=8, ha="center", va="center")
-        shown.set(clip_on=True, path_effects=[withStroke(linewidth=1.5, foreground="black")])
+        shown = axes.text(x, y, plain_text(name), color="white", fontsize=8)
+        outline = [withStroke(linewidth=1.5, foreground="black")]
+        shown.set(ha="center", va="center", clip_on=True, path_effects=outline)
 
 
-def _short(clip_id: str) -> str:
+def short_name(clip_id: str) -> str:
+    """A clip's own name, for an axis: at most 24 characters."""
     name = clip_id.rpartition("/")[2]
-    return _plain(name if len(name) <= 24 else name[:21] + "...")
+    return plain_text(name if len(name) <= 24 else name[:21] + "...")
 
 
-def _plain(text: str) -> str:
-    """matplotlib would read a pair of dollar signs as mathematics."""
+def plain_text(text: str) -> str:
+    """A text for a figure: matplotlib would read a pair of dollar signs as mathematics."""
     return text.replace("$", r"\$")
 
 
-def _png(figure: Figure) -> bytes:
+def png_bytes(figure: Figure) -> bytes:
+    """A finished figure as a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

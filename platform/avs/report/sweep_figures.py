@@ -13,8 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from avs.report.figures import _plain as plain_text
-from avs.report.figures import _png as png_bytes
+from avs.report.figures import plain_text, png_bytes
 from avs.tuning.records import Status, TrialRecord
 from avs.tuning.space import Dimension
 

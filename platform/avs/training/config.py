@@ -13,6 +13,7 @@ from avs.models.audio import AUDIO_NETWORKS
 from avs.models.config import ModelConfig
 from avs.models.registry import NeedsBatch, model_options
 from avs.scale import ScaleConfig
+from avs.training.logging_config import LoggingConfig
 from avs.training.loop_config import JitterEach, LoopConfig, Precision, Schedule
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Feed",
     "InferenceConfig",
     "JitterEach",
+    "LoggingConfig",
     "LoopConfig",
     "MixtureConfig",
     "Precision",
@@ -140,6 +142,7 @@ class TrainConfig:
     seed: int
     out: str
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self) -> None:
         self._check_checkpoint()

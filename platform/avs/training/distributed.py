@@ -10,7 +10,6 @@ a data set gives whoever asks first.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -31,8 +30,10 @@ from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.training.config import TrainConfig
 from avs.training.feed import prefetch
+from avs.training.follow import Follower
 from avs.training.loop import train
 from avs.training.notices import listen_to_sigterm, was_signalled
+from avs.training.open_observers import check_logging, complete_logging, open_observers
 from avs.training.ray_feed import reading_cpus, stream_from_ray
 from avs.training.resume import check_lanes, told_position
 from avs.training.run import EpochMetrics, Run
@@ -61,6 +62,7 @@ def train_distributed(
     for folder in config.data.folders:
         read_manifest(folder).split_shards("train")
     check_resources(_least(config.scale))
+    check_logging(config)
     cpus = reading_cpus(config.data.feed, config.scale)
     run = Run(config.out)
     with Lease(config.out, job="train", say=say) as lease:
@@ -69,13 +71,14 @@ def train_distributed(
         history = finished[1]["history"] if finished else []
         if len(history) >= config.train.epochs:
             say(f"train: {config.out} has its {config.train.epochs} epochs already")
+            complete_logging(config)
             return list(history)
         if finished:
             check_lanes(config, finished[1], num_lanes=config.scale.num_workers)
             say(f"train: going on after {told_position(finished[1])}")
         if config.scale.min_workers and config.checkpoint.every_steps is None:
             say("train: a change of workers repeats up to an epoch; checkpoint.every_steps=N less")
-        with _follow(run, len(history), say):
+        with Follower(run, num_seen=len(history), say=say):
             _fit_while_it_gets_on(config, run, lease.owner, cpus=cpus, say=say)
         final = run.last_state()
     assert final is not None
@@ -203,6 +206,7 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
             after_epoch=_report,
             commits_first=False,
             stream=from_ray if cpus else prefetch,
+            observers=[] if context.get_world_rank() else open_observers(config),
             num_lanes=config.scale.num_workers,
             told=was_signalled,
             ask_cluster=_Drains(),
@@ -241,44 +245,3 @@ def _inner(cause: BaseException) -> BaseException:
     """What a worker raised, without Ray's wrapping."""
     inner: BaseException = getattr(cause, "cause", None) or cause
     return inner
-
-
-class _follow:  # noqa: N801 (used as a context manager, like a function)
-    """Show on the driver what rank 0 leaves in the run folder: epochs and progress lines."""
-
-    def __init__(self, run: Run, num_epochs: int, say: Callable[[str], None]) -> None:
-        self._run, self._seen, self._say = run, num_epochs, say
-        self._line = ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="avs-follow", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._show()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(1.0):
-            self._show()
-
-    def _show(self) -> None:
-        for metrics in self._run.read_metrics()[self._seen :]:
-            self._seen = metrics["epoch"]
-            self._say(epoch_line(metrics))
-        line = self._run.read_progress()
-        if line and line != self._line:
-            self._line = line
-            self._say(f"train: {line}")
-
-
-def epoch_line(metrics: EpochMetrics) -> str:
-    """One line for a finished epoch."""
-    j, f = metrics["val_j"], metrics["val_f"]
-    score = "no validation split" if j is None else f"val J {j:.3f} F {f:.3f}"
-    return (
-        f"train: epoch {metrics['epoch']} done, loss {metrics['loss']:.4f}, {score}, "
-        f"{metrics['clips_per_s']:.1f} clips/s, {metrics['seconds']:.1f} s"
-    )

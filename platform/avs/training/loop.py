@@ -18,6 +18,7 @@ from torch import Tensor
 from avs.training.audio_features import use_audio_features
 from avs.training.augment import augment
 from avs.training.config import TrainConfig
+from avs.training.cost import epoch_cost
 from avs.training.feed import Batch
 from avs.training.notices import Notices
 from avs.training.plan import even_share, plan_epoch
@@ -30,6 +31,7 @@ from avs.training.step import autocast, lay_out_gradients, take_step
 from avs.training.tally import Tally
 from avs.training.truth import step_seed
 from avs.training.validation import validate
+from avs.training.watch import Watch
 
 __all__ = ["train"]
 
@@ -48,21 +50,25 @@ def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
     run = Run(config.out)
     begin(state, run)
     use_audio_features(state, run)
+    done = len(state.history) * state.num_steps + (state.tally.step if state.tally else 0)
+    watch = Watch(state, run, clips_per_step=_clips_per_step(state), step=done)
     notices = Notices(worker)
     with Saver(state, run) as saver:
         for epoch in range(len(state.history) + 1, config.train.epochs + 1):
-            metrics = _epoch(state, epoch, run, saver=saver, notices=notices)
+            metrics = _epoch(state, epoch, watch, saver=saver, notices=notices)
             state.history.append(metrics)
+            watch.add_epoch(metrics)
             saver.save()
             if worker.commits_first:
                 saver.wait()
             worker.after_epoch(metrics)
         notices.end()
+    watch.end()
     return state.history
 
 
 def _epoch(
-    state: TrainingState, epoch: int, run: Run, *, saver: Saver, notices: Notices
+    state: TrainingState, epoch: int, watch: Watch, *, saver: Saver, notices: Notices
 ) -> EpochMetrics:
     config, worker = state.config, state.worker
     tally = state.tally or Tally(epoch=epoch)
@@ -79,16 +85,12 @@ def _epoch(
         state.goes_on = False
         losses = take_step(state, batches, lr, seed=seed, num_steps=num_steps)
         start_s, end_s = end_s, time.monotonic()
+        watch.add_step(losses, epoch=epoch, step=tally.step, lr=lr, waited_s=waited_s)
         tally.add(losses, step_s=end_s - start_s, waited_s=waited_s)
-        if worker.rank == 0:
-            rate = tally.step * _clips_per_step(state) / tally.steps_s
-            run.report_progress(
-                f"epoch {epoch}/{config.train.epochs} step {tally.step}/{state.num_steps} "
-                f"loss {tally.losses['loss'] / tally.step:.4f}, {rate:.1f} clips/s"
-            )
-        _save_on_the_way(state, tally, saver=saver, notices=notices)
+        _save_on_the_way(state, tally, watch, saver=saver, notices=notices)
     start_s = time.monotonic()
     score = _validate(state)
+    validation_s = time.monotonic() - start_s
     means = tally.means(device=worker.device)
     last = epoch * state.num_steps - 1
     return {
@@ -100,7 +102,9 @@ def _epoch(
         "clips_per_s": state.num_steps * _clips_per_step(state) / tally.steps_s,
         "stall": tally.stall_s / tally.steps_s,
         "checkpoint_s": saver.waited_s - saved_s,
-        "seconds": tally.steps_s + time.monotonic() - start_s,
+        "seconds": tally.steps_s + validation_s,
+        "validation_s": validation_s,
+        **epoch_cost(worker),
         "parts": means,
     }
 
@@ -110,13 +114,16 @@ def _first_steps(state: TrainingState) -> tuple[int, int]:
     return 0, state.config.train.frozen_backbone_epochs * state.num_steps
 
 
-def _save_on_the_way(state: TrainingState, tally: Tally, *, saver: Saver, notices: Notices) -> None:
+def _save_on_the_way(
+    state: TrainingState, tally: Tally, watch: Watch, *, saver: Saver, notices: Notices
+) -> None:
     """Save inside an epoch where that is due, or where a rank was told that it ends soon."""
     saver.check()
     told = notices.agreed()
     every = state.config.checkpoint.every_steps
     num_steps = tally.step + (tally.epoch - 1) * state.num_steps
     if told or (every is not None and num_steps % every == 0 and tally.step < state.num_steps):
+        watch.before_save()
         saver.save(tally=tally.state(device=state.worker.device))
     if told:
         saver.wait()  # what comes after may not be

@@ -31,6 +31,7 @@ _FREE_KEYS = (
     "inference",
     "checkpoint.every_steps",
     "checkpoint.keep_best",
+    "logging",
 )
 _NUM_NAMED = 3
 _BACK_OFF_S = 60.0
@@ -42,6 +43,8 @@ class Run:
     def __init__(self, out: str) -> None:
         self.out = storage.absolute(out)
         self._progress_s = 0.0
+        self._told: list[dict[str, Any]] = []
+        self._start_s = time.time()
 
     def claim(self, config: TrainConfig) -> None:
         """Write config.yaml, or refuse a folder that another configuration began.
@@ -122,18 +125,38 @@ class Run:
             return []
         return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
 
-    def read_progress(self) -> str | None:
-        """The line that the run left last."""
+    def read_progress(self) -> dict[str, Any] | None:
+        """What :meth:`report_progress` left last: ``line``, ``epoch``, ``share``, the messages
+        ``told`` since the ``start`` (a time, other for each start)."""
         uri = storage.join(self.out, "progress.json")
-        return str(storage.read_json(uri)["line"]) if storage.exists(uri) else None
+        if not storage.exists(uri):
+            return None
+        older: dict[str, Any] = {"epoch": None, "share": None, "told": [], "start": 0.0}
+        left: dict[str, Any] = storage.read_json(uri)
+        return older | left
 
-    def report_progress(self, line: str, *, every_s: float = 2.0) -> None:
-        """Leave a line for whoever follows the run (the driver, which is another process)."""
+    def report_progress(
+        self,
+        line: str,
+        *,
+        every_s: float = 2.0,
+        epoch: int | None = None,
+        share: float | None = None,
+    ) -> None:
+        """Leave a line for whoever follows the run (the driver, which is another process).
+
+        epoch, share: where the run is, from 1 and 0..1. A line without them is no progress but a
+        message, and is kept beside the lines that follow, with the epochs that were done by then.
+        """
+        if epoch is None:
+            self._told.append({"text": line, "after": len(self.read_metrics())})
         now_s = time.monotonic()
         if now_s - self._progress_s >= every_s:
             self._progress_s = now_s
+            left = {"line": line, "epoch": epoch, "share": share}
+            beside = {"told": self._told, "start": self._start_s}
             try:
-                storage.write_json(storage.join(self.out, "progress.json"), {"line": line})
+                storage.write_json(storage.join(self.out, "progress.json"), left | beside)
             except OSError:  # a line is not worth a training, nor are the tries again
                 self._progress_s = time.monotonic() + _BACK_OFF_S
 

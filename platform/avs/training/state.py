@@ -28,6 +28,7 @@ from avs.training.feed import ClipReader, Stream, prefetch
 from avs.training.lanes import lanes_of
 from avs.training.lineage import Lineage
 from avs.training.mixture import epoch_size
+from avs.training.observers import Observer
 from avs.training.optimiser import build_optimizer
 from avs.training.plan import Cut, steps_per_epoch
 from avs.training.run import EpochMetrics
@@ -55,7 +56,7 @@ class Worker:
     ``wrap`` makes the module distributed; ``check_lease`` raises when the run no longer owns its
     folder; ``after_epoch`` is called on every rank with the epoch's metrics. ``commits_first``:
     the epoch's checkpoint is whole by then; False lets the next epoch begin meanwhile. ``stream``
-    reads the batches.
+    reads the batches. ``observers`` look on, on rank 0 only.
 
     ``told`` is asked after every step: was this rank told that it ends soon, since it was asked
     last? ``ask_cluster`` is asked by all ranks at once, now and then, and gives all the same answer
@@ -72,6 +73,7 @@ class Worker:
     after_epoch: Callable[[EpochMetrics], None] = lambda _: None
     commits_first: bool = True
     stream: Stream = prefetch
+    observers: Sequence[Observer] = ()
     told: Callable[[], bool] = lambda: False
     ask_cluster: Callable[[], bool] = lambda: False
     num_lanes: int | None = None
@@ -144,6 +146,7 @@ class TrainingState:
         self.tally: Tally | None = None  # of an epoch that was begun
         self.goes_on = False  # from a checkpoint, until the next step
         self.lineage: Lineage | None = None  # of rank 0, which writes it
+        self.gradient_norm: float | None = None  # of the last step, where clipping measures it
         self.num_lanes = worker.num_lanes or worker.world_size
         self.cut = Cut(
             num_lanes=self.num_lanes,

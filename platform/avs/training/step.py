@@ -129,6 +129,6 @@ def _change_weights(state: TrainingState) -> None:
     if longest is not None:
         state.scaler.unscale_(state.optimizer)
         trained = [p for group in state.optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(trained, longest)
+        state.gradient_norm = float(nn.utils.clip_grad_norm_(trained, longest))
     state.scaler.step(state.optimizer)
     state.scaler.update()

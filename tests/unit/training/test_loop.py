@@ -35,7 +35,7 @@ def _weights(out: str, epoch: int) -> dict[str, torch.Tensor]:
 
 
 def _without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    times = ("seconds", "clips_per_s", "stall", "checkpoint_s")
+    times = ("seconds", "clips_per_s", "stall", "checkpoint_s", "validation_s", "peak_memory_bytes")
     return [{k: v for k, v in m.items() if k not in times} for m in history]
 
 
@@ -56,6 +56,10 @@ def test_a_run_leaves_a_line_an_epoch_and_a_checkpoint_that_predicts(
         assert metrics["loss"] > 0
         assert 0 <= metrics["val_j"] <= 1
         assert 0 <= metrics["val_f"] <= 1
+        assert 0 < metrics["validation_s"] < metrics["seconds"]
+        assert 50e6 < metrics["peak_memory_bytes"] < 1e12
+        assert metrics["peak_gpu_memory_bytes"] is None
+        assert (metrics["workers"], metrics["device"]) == (1, "CPU")
     form = read_manifest(str(prepared)).format
     predictor = Predictor.from_checkpoint(str(run_folder))
     assert predictor.clip.class_names == form.class_names

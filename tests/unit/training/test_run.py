@@ -136,6 +136,7 @@ def test_a_folder_where_nothing_was_trained_takes_a_mended_configuration(
         {"scale": {"num_workers": 2}},
         {"inference": {"windows_per_forward": 8}},
         {"checkpoint": {"every_steps": 2, "keep_best": 3}},
+        {"logging": {"tensorboard": True, "mlflow": "http://there"}},
     ],
 )
 def test_what_may_differ_between_two_starts_does(
@@ -243,8 +244,25 @@ def test_a_kill_between_checkpoint_and_commit_leaves_the_epoch_before(
 def test_the_last_progress_line_is_kept_and_not_written_too_often(tmp_path: Path) -> None:
     run = Run(str(tmp_path))
     assert run.read_progress() is None
-    run.report_progress("step 1")
-    run.report_progress("step 2")
-    assert Run(str(tmp_path)).read_progress() == "step 1"
-    run.report_progress("step 3", every_s=0)
-    assert run.read_progress() == "step 3"
+    run.report_progress("step 1", epoch=1, share=0.1)
+    run.report_progress("step 2", epoch=1, share=0.2)
+    assert _line(tmp_path) == "step 1"
+    run.report_progress("step 3", every_s=0, epoch=2, share=0.5)
+    assert _line(tmp_path) == "step 3"
+
+
+def test_a_message_is_kept_beside_the_progress_that_follows(tmp_path: Path) -> None:
+    run = Run(str(tmp_path))
+    run.report_progress("starting from there", every_s=0)
+    run.report_progress("step 1", every_s=0, epoch=1, share=0.1)
+    left = run.read_progress()
+    assert left is not None
+    message = {"text": "starting from there", "after": 0}
+    assert (left["line"], left["told"]) == ("step 1", [message])
+    assert (left["epoch"], left["share"]) == (1, 0.1)
+
+
+def _line(out: Path) -> str:
+    left = Run(str(out)).read_progress()
+    assert left is not None
+    return str(left["line"])
