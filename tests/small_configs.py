@@ -36,6 +36,9 @@ AVSC_OPTIONS: dict[str, Any] = {
     "loss_points": 256,
 }
 
+# What two equal runs do not have in common in their lines of metrics.jsonl.
+MEASURED = ("seconds", "clips_per_s", "stall", "checkpoint_s", "validation_s", "peak_memory_bytes")
+
 
 def model_config(**changes: Any) -> ModelConfig:
     """A network of a few thousand parameters, from random weights."""

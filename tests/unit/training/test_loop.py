@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from made_clips import data_config, prepare, random_clip, write_png
-from small_configs import train_config
+from small_configs import MEASURED, train_config
 
 from avs.errors import LeaseError
 from avs.inference.predictor import Predictor
@@ -35,8 +35,7 @@ def _weights(out: str, epoch: int) -> dict[str, torch.Tensor]:
 
 
 def _without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    times = ("seconds", "clips_per_s", "stall", "checkpoint_s", "validation_s", "peak_memory_bytes")
-    return [{k: v for k, v in m.items() if k not in times} for m in history]
+    return [{k: v for k, v in m.items() if k not in MEASURED} for m in history]
 
 
 def test_the_loss_falls_on_one_batch(prepared: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_configs import AVSC_OPTIONS, model_config, train_config
+from small_configs import AVSC_OPTIONS, MEASURED, model_config, train_config
 
 from avs import storage
 from avs.errors import ConfigError
@@ -25,7 +25,6 @@ from avs.training.loop import train
 from avs.training.run import Run
 from avs.training.state import TrainingState, Worker
 
-TIMES = ("seconds", "clips_per_s", "stall", "checkpoint_s")
 # Everything that draws or remembers: layers, moving average, teacher, augmentation, schedule.
 RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -66,7 +65,7 @@ def interrupt() -> None:
 
 
 def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in m.items() if k not in TIMES} for m in history]
+    return [{k: v for k, v in m.items() if k not in MEASURED} for m in history]
 
 
 def assert_same_end(one: str, other: str) -> None:
