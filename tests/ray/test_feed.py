@@ -110,8 +110,9 @@ def test_what_a_task_raised_for_the_user_arrives_as_it_was(prepared: Path, tmp_p
         table = pq.read_table(shard)
         metadata = {**table.schema.metadata, b"avs.schema_version": b"0"}
         pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "shards" / shard.name)
-    with pytest.raises(DataError, match="schema version 0"):
+    with pytest.raises(DataError, match="schema version 0") as raised:
         next(from_ray(ClipReader(str(tmp_path), split="train"), [[0]]))
+    assert type(raised.value) is DataError  # and not Ray's mixture of both
 
 
 def test_workers_that_take_every_cpu_are_refused_with_the_numbers() -> None:

@@ -25,6 +25,7 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 from ray.data import DataContext, ExecutionResources
+from ray.exceptions import RayTaskError, UserCodeException
 
 from avs.errors import AvsError, ConfigError
 from avs.scale import ScaleConfig
@@ -98,6 +99,7 @@ def _context(cpus: float, world_size: int) -> DataContext:
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     store = total.get("object_store_memory", 0.0) * _STORE_SHARE / world_size
     options.resource_limits = ExecutionResources.for_limits(cpu=cpus, object_store_memory=store)
+    context.raise_original_map_exception = True  # Ray's own wrapping leaves only its text
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return context
@@ -110,9 +112,13 @@ def _blocks(rows: Sequence[Sequence[int]], *, batch_bytes: int) -> list[pa.Table
     return [pa.table({"row": [row for batch in part for row in batch]}) for part in parts]
 
 
-def _read(block: dict[str, NDArray[Any]], *, packed: bytes) -> dict[str, NDArray[Any]]:
-    """What a task does: read the rows of a block."""
-    found = _reader(packed).read(block["row"].tolist())
+def _read(block: Any, *, packed: bytes) -> dict[str, NDArray[Any]]:
+    """What a task does: read the rows of a block. Any: Ray's annotation lists all formats."""
+    try:
+        found = _reader(packed).read(block["row"].tolist())
+    except AvsError as error:
+        # Others are logged as errors of Ray, with the request to report them there.
+        raise UserCodeException(error) from error
     named = {name: getattr(found, name) for name in (*_ARRAYS, *_HEARD)}
     return {
         "clip_id": np.array(found.clip_ids, dtype=object),
@@ -143,10 +149,7 @@ def _own_errors() -> Iterator[None]:
     """Raise what a task raised for the user instead of what Ray wrapped around it."""
     try:
         yield
-    except Exception as error:
-        inner: BaseException | None = error
-        while inner is not None and not isinstance(inner, AvsError):
-            inner = getattr(inner, "cause", None) or inner.__cause__
-        if inner is None:
-            raise
-        raise inner from None
+    except RayTaskError as error:
+        if isinstance(error.cause, UserCodeException):
+            raise error.cause.args[0] from None
+        raise
