@@ -99,7 +99,7 @@ class Run:
         uri = storage.join(self.out, "progress.json")
         if not storage.exists(uri):
             return None
-        older = {"epoch": None, "share": None, "told": [], "start": 0.0}
+        older: dict[str, Any] = {"epoch": None, "share": None, "told": [], "start": 0.0}
         left: dict[str, Any] = storage.read_json(uri)
         return older | left
 
