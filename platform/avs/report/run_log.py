@@ -1,9 +1,9 @@
 """report.html of a run while it trains: the page is written again as the run goes on.
 
-At the end of an epoch the page costs some tenths of a second, so it is written once a minute at
-most; what costs more, scoring clips under several sounds, is done once, at the end of the run. A
-run that is killed therefore has the page of a minute before, and one that is killed in its last
-scoring gets it by the same command (:func:`finish_report`).
+At the end of an epoch the page costs up to a second, so it is written once a minute at most; what
+costs more, scoring clips under several sounds, is done once, at the end of the run. A run that is
+killed therefore has the page of a minute before, and one that is killed in its last scoring gets it
+by the same command (:func:`finish_report`).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from made_clips import data_config, prepare, synthetic_config
@@ -20,13 +21,14 @@ from avs.datasets.synthetic import Layout, write_synthetic
 from avs.inference.conditions import Condition
 from avs.inference.scoring import _scores, combine
 from avs.inference.split_scores import score_split
-from avs.report import run_log
+from avs.report import run_clips, run_log
 from avs.report.run import best_and_worst, write_run_report
 from avs.report.run_clips import _by_class, _clip_j, score_clips
 from avs.report.run_figures import run_curves
 from avs.report.run_log import RunReport, finish_report
 from avs.training.checkpoint import resolve_checkpoint
 from avs.training.config import LoggingConfig, MixtureConfig, TrainConfig
+from avs.training.feed import ClipReader
 from avs.training.loop import train
 from avs.training.open_observers import open_observers
 from avs.training.overlays import Overlays
@@ -131,6 +133,32 @@ def test_no_clip_is_among_the_best_and_the_worst() -> None:
         assert shown == sorted(set(shown), reverse=True)
         everything = sorted((clip["true"] for clip in clips), reverse=True)
         assert shown == everything[: len(best)] + everything[count - len(worst) :]
+
+
+def test_each_picture_is_of_the_clip_that_it_names(
+    reported: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, dict[str, Any]]] = []
+
+    def draw(pictures: list[tuple[str, dict[str, Any]]], *, num_classes: int) -> bytes:
+        assert num_classes == 2
+        drawn.extend(pictures)
+        return PNG
+
+    monkeypatch.setattr(run_clips, "contact_sheet", draw)
+    best = resolve_checkpoint(str(reported))
+    scored = score_clips(best, [str(prepared)], num_clips=3, device="cpu")
+    assert scored is not None
+    scores = {clip["clip_id"]: clip["true"] for clip in scored.plain["clips"]}
+    reader = ClipReader(str(prepared), split="val")
+    clips = {clip_id: reader.read([k]) for k, clip_id in enumerate(reader.clip_ids())}
+    named = {f"J {scores[i]:.2f} {i.rpartition('/')[2]}": clip for i, clip in clips.items()}
+    assert sorted(name for name, _ in drawn) == sorted(named)
+    for name, arrays in drawn:
+        np.testing.assert_array_equal(
+            arrays["frame"], named[name].frames[0, 2].permute(1, 2, 0).numpy(), err_msg=name
+        )
+        np.testing.assert_array_equal(arrays["truth"], named[name].masks[0, 2].numpy())
 
 
 def test_clips_of_several_folders_are_scored_together(reported: Path, prepared: Path) -> None:
