@@ -133,7 +133,8 @@ def _fit(config: TrainConfig, name: str, *, owner: str) -> None:
         train_loop_config={"config": dump(config), "owner": owner},
         torch_config=_ListeningConfig(),
         scaling_config=ScalingConfig(
-            num_workers=scale.num_workers if least is None else (least, scale.num_workers),
+            # Ray's hints lack the pair that makes it elastic.
+            num_workers=scale.num_workers if least is None else (least, scale.num_workers),  # type: ignore[arg-type]
             use_gpu=config.scale.gpus_per_worker > 0,
             resources_per_worker=_resources(config.scale),
         ),

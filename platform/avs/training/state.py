@@ -24,6 +24,7 @@ from avs.training.compute import prepare_networks
 from avs.training.config import Precision, TrainConfig
 from avs.training.ema import WeightAverage
 from avs.training.feed import ClipReader, steps_per_epoch
+from avs.training.lane_buffers import LaneBuffers
 from avs.training.lanes import lanes_of
 from avs.training.lineage import Lineage
 from avs.training.mixture import epoch_size
@@ -140,6 +141,12 @@ class TrainingState:
         self.goes_on = False  # from a checkpoint, until the next step
         self.lineage: Lineage | None = None  # of rank 0, which writes it
         self.num_lanes = worker.num_lanes or worker.world_size
+        self.statistics = LaneBuffers(
+            self.system,
+            lanes=worker.lanes,
+            num_rounds=self.num_parts // config.train.accumulate_steps,
+            several=self.num_lanes != worker.world_size,
+        )
         self.num_steps = steps_per_epoch(
             epoch_size(self.folder_sizes, config.data.weights),
             world_size=self.num_lanes,
@@ -178,6 +185,8 @@ class TrainingState:
             for parameter in self._trainable:
                 parameter.requires_grad_(not frozen)
             self.ddp = self.worker.wrap(self.system)  # DDP looks once at what there is to share
+        if self.tally is None:  # else the epoch was begun, and each lane has its own
+            self.statistics.begin()
         self.ddp.train()
         if frozen:
             self._backbone.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,9 @@ def test_what_holds_no_run_is_refused_with_what_would_do(place: str) -> None:
         find_checkpoint(storage.join(place, "nothing"))
 
 
-def test_whoever_loads_a_checkpoint_may_name_a_folder_of_runs(run_folder: Path) -> None:
-    best = resolve_checkpoint(str(run_folder))
-    assert load_checkpoint(str(run_folder.parent)).uri == best
+def test_whoever_loads_a_checkpoint_may_name_a_folder_of_runs(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run_folder, tmp_path / "runs/first")
+    best = resolve_checkpoint(str(tmp_path / "runs/first"))
+    assert load_checkpoint(str(tmp_path)).uri == best
