@@ -51,7 +51,7 @@ class LaneBuffers:
         """Let the networks have the buffers of a lane of this rank."""
         if lane == self._lane:
             return
-        if self._lane in self._lanes:
+        if self._lane is not None and self._lane != NOWHERE:
             self._values[self._lane] = self._copy()
         for name, value in self._values.get(lane, {}).items():
             self._buffers[name].copy_(value)
@@ -77,7 +77,7 @@ class LaneBuffers:
         return {
             name: part_LM.reshape(len(part_LM), *value.shape).to(value.dtype)
             for (name, value), part_LM in zip(
-                self._buffers.items(), all_LN.split(sizes, dim=1), strict=True
+                self._buffers.items(), torch.split(all_LN, sizes, dim=1), strict=True
             )
         }
 
