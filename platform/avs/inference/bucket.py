@@ -53,12 +53,12 @@ def segment_bucket(
         RejectBudgetError: more rejects than ``max_reject_ratio``; the report is written.
     """
     out = storage.absolute(config.out)
-    found = find_checkpoint(config.checkpoint)
-    checkpoint = found.uri
+    chosen = find_checkpoint(config.checkpoint)
+    checkpoint = chosen.uri
     loaded = load_checkpoint(checkpoint)  # a broken one ends here, not in every worker
     if config.objects:
         check_objects(loaded)
-    say(f"segment: with {found}")
+    say(f"segment: with {chosen}")
     videos = _outside(out, list_videos(storage.absolute(config.input)))
     job = _Job(
         checkpoint=checkpoint,

@@ -3,8 +3,8 @@
 A step of a run has as many lanes as the run was begun with workers, and what a lane sees and draws
 is a function of (seed, epoch, step, lane). Fewer workers take several lanes each, one after the
 other, so the global batch stays and each clip is still seen once an epoch. Trade-off: where the
-lanes cannot be dealt evenly, who has fewer waits for the others; and what remembers from one
-micro-batch to the next (batch-norm statistics, the teacher of AVSC) sees other ones.
+lanes cannot be dealt evenly, who has fewer waits for the others; and the teacher of AVSC follows
+once a lane that a worker takes.
 """
 
 from __future__ import annotations

@@ -71,10 +71,9 @@ def _epoch(
     state: TrainingState, epoch: int, watch: Watch, *, saver: Saver, notices: Notices
 ) -> EpochMetrics:
     config, worker = state.config, state.worker
-    tally = state.tally or Tally(epoch=epoch)
-    state.tally = None
-    saved_s = saver.waited_s
     state.start_epoch(epoch)
+    tally, state.tally = state.tally or Tally(epoch=epoch), None
+    saved_s = saver.waited_s
     end_s = time.monotonic()
     for batches, waited_s in _steps(state, epoch, first_step=tally.step):
         num_steps = tally.step + (epoch - 1) * state.num_steps
@@ -124,7 +123,8 @@ def _save_on_the_way(
     num_steps = tally.step + (tally.epoch - 1) * state.num_steps
     if told or (every is not None and num_steps % every == 0 and tally.step < state.num_steps):
         watch.before_save()
-        saver.save(tally=tally.state(device=state.worker.device))
+        device = state.worker.device
+        saver.save(tally=tally.state(device=device), statistics=state.statistics.state())
     if told:
         saver.wait()  # what comes after may not be
 

@@ -91,6 +91,7 @@ def _go_on(state: TrainingState, run: Run, uri: str, trainer: dict[str, Any]) ->
         state.tally = Tally.from_state(
             trainer["position"]["tally"], rank=worker.rank, world_size=worker.world_size
         )
+        state.statistics.load(trainer["position"]["statistics"])
     known = read_lineage(uri)
     _note_lineage(state, uri, None if known is None else known.started_from)
     if state.worker.rank == 0:

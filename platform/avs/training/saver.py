@@ -57,13 +57,13 @@ class Saver:
         finally:
             self._pool.shutdown()
 
-    def save(self, *, tally: dict[str, Any] | None = None) -> None:
-        """Copy what there is now, and write it soon; see :func:`take_snapshot` for ``tally``."""
+    def save(self, **position: Any) -> None:
+        """Copy what there is now, and write it soon; ``position`` as :func:`take_snapshot` has."""
         if not self._writes:
             return
         start_s = time.monotonic()
         self.wait()
-        snapshot = take_snapshot(self._state, self._run, tally=tally)
+        snapshot = take_snapshot(self._state, self._run, **position)
         self._flight = self._pool.submit(
             _patiently, lambda: commit(snapshot, self._state, self._run)
         )

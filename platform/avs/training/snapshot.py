@@ -42,12 +42,17 @@ class Snapshot:
 
 
 def take_snapshot(
-    state: TrainingState, run: Run, *, tally: dict[str, Any] | None = None
+    state: TrainingState,
+    run: Run,
+    *,
+    tally: dict[str, Any] | None = None,
+    statistics: dict[str, Tensor] | None = None,
 ) -> Snapshot:
     """Copy what a checkpoint needs, on rank 0.
 
-    tally: of the epoch in progress (:meth:`avs.training.tally.Tally.state`); None at an epoch's
-    end, when its metrics are the last of the history.
+    tally, statistics: of the epoch in progress (:meth:`avs.training.tally.Tally.state`,
+    :meth:`avs.training.lane_buffers.LaneBuffers.state`); None at an epoch's end, when its metrics
+    are the last of the history and all lanes have the same statistics.
     """
     trainer = _trainer_state(state)
     if tally is None:
@@ -57,7 +62,11 @@ def take_snapshot(
         epoch, step = tally["epoch"], tally["step"]
         metrics = {"epoch": epoch, "step": step, "val_j": None, "val_f": None}
         uri = run.step_uri(epoch, step)
-        trainer["position"] = {"num_lanes": state.num_lanes, "tally": tally}
+        trainer["position"] = {
+            "num_lanes": state.num_lanes,
+            "tally": tally,
+            "statistics": statistics,
+        }
     lineage = state.lineage
     return Snapshot(
         uri=uri,

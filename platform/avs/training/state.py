@@ -25,6 +25,7 @@ from avs.training.compute import prepare_networks
 from avs.training.config import Precision, TrainConfig
 from avs.training.ema import WeightAverage
 from avs.training.feed import ClipReader, Stream, prefetch
+from avs.training.lane_buffers import LaneBuffers
 from avs.training.lanes import lanes_of
 from avs.training.lineage import Lineage
 from avs.training.mixture import epoch_size
@@ -148,6 +149,12 @@ class TrainingState:
         self.lineage: Lineage | None = None  # of rank 0, which writes it
         self.gradient_norm: float | None = None  # of the last step, where clipping measures it
         self.num_lanes = worker.num_lanes or worker.world_size
+        self.statistics = LaneBuffers(
+            self.system,
+            lanes=worker.lanes,
+            num_rounds=self.num_parts // config.train.accumulate_steps,
+            several=self.num_lanes != worker.world_size,
+        )
         self.cut = Cut(
             num_lanes=self.num_lanes,
             batch_size=config.train.batch_size,
@@ -188,6 +195,8 @@ class TrainingState:
             for parameter in self._trainable:
                 parameter.requires_grad_(not frozen)
             self.ddp = self.worker.wrap(self.system)  # DDP looks once at what there is to share
+        if self.tally is None:  # else the epoch was begun, and each lane has its own
+            self.statistics.begin()
         self.ddp.train()
         if frozen:
             self._backbone.eval()

@@ -24,6 +24,7 @@ from avs.models.micro_batches import micro_batch, shares_of_step
 from avs.models.types import Truth
 from avs.training.config import Precision
 from avs.training.feed import Batch, padding_flags
+from avs.training.lane_buffers import NOWHERE
 from avs.training.lanes import part_seed
 from avs.training.optimiser import set_learning_rate
 from avs.training.state import HasTrainingState, TrainingState
@@ -58,12 +59,14 @@ def take_step(
     for place, share in enumerate(_shares(counted)):
         own, there = min(place, len(truths) - 1), place < len(truths)
         lane, part = state.parts[own]
+        state.statistics.enter(lane if there else NOWHERE)
         torch.manual_seed(part_seed(seed, lane=lane, part=part))
         with _unshared(state.ddp, wanted=place < len(counted) - 1), micro_batch(share, there=there):
             losses = _forward(state, batches[own], truths[own])
             state.scaler.scale(losses["loss"] * there).backward()  # type: ignore[no-untyped-call]
         for name, value in losses.items():
             values[name] = values.get(name, 0.0) + float(value.detach()) * there
+    state.statistics.enter_first()
     if not math.isfinite(values["loss"]):
         clips = [clip_id for batch in batches for clip_id in batch.clip_ids]
         raise FloatingPointError(

@@ -123,7 +123,7 @@ def test_ranks_that_are_killed_inside_an_epoch_go_on_with_every_float(
     whole = replace(train_config(prepared, tmp_path / "whole", batch_size=1), checkpoint=saving)
     killed = replace(whole, out=str(tmp_path / "killed"))
     assert train_on_ranks(whole, num, tmp_path / "a", num_lanes=num) == [0] * num
-    step = 3 * (8 // num) // 2 + 1  # of an epoch and a half
+    step = {2: 7, 3: 3}[num]  # of the second epoch, after a checkpoint inside it
     ended = train_on_ranks(killed, num, tmp_path / "b", num_lanes=num, hook=end_at(step))
     assert ended == [-signal.SIGKILL] * num
     assert Run(killed.out).last_uri() is not None

@@ -247,4 +247,6 @@ def test_the_trainer_state_of_a_step_holds_no_objects(
     assert position["num_lanes"] == 1
     assert position["tally"]["step"] == 1
     assert len(position["tally"]["per_rank"][0]) == len(position["tally"]["names"])
+    statistics = position.pop("statistics")
+    assert all(value.shape[0] == 1 for value in statistics.values())
     json.dumps(position)
