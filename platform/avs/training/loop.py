@@ -51,7 +51,7 @@ def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
     begin(state, run)
     use_audio_features(state, run)
     done = len(state.history) * state.num_steps + (state.tally.step if state.tally else 0)
-    watch = Watch(state, run, clips_per_step=_clips_per_step(state), step=done)
+    watch = Watch(state, run, clips_per_step=state.cut.global_batch, step=done)
     notices = Notices(worker)
     with Saver(state, run) as saver:
         for epoch in range(len(state.history) + 1, config.train.epochs + 1):
@@ -98,7 +98,7 @@ def _epoch(
         "val_j": score[0],
         "val_f": score[1],
         "learning_rate": learning_rate(config.train, last, steps_per_epoch=state.num_steps),
-        "clips_per_s": state.num_steps * _clips_per_step(state) / tally.steps_s,
+        "clips_per_s": state.num_steps * state.cut.global_batch / tally.steps_s,
         "stall": tally.stall_s / tally.steps_s,
         "checkpoint_s": saver.waited_s - saved_s,
         "seconds": tally.steps_s + validation_s,
@@ -127,12 +127,6 @@ def _save_on_the_way(
         saver.save(tally=tally.state(device=device), statistics=state.statistics.state())
     if told:
         saver.wait()  # what comes after may not be
-
-
-def _clips_per_step(state: TrainingState) -> int:
-    """On all ranks."""
-    loop = state.config.train
-    return loop.batch_size * loop.accumulate_steps * state.num_lanes
 
 
 def _steps(

@@ -26,6 +26,7 @@ _CHECKPOINTS = "checkpoints"
 _FREE_KEYS = (
     "out",
     "scale",
+    "data.feed",
     "train.epochs",
     "train.num_threads",
     "inference",

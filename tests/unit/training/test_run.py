@@ -135,6 +135,7 @@ def test_a_folder_where_nothing_was_trained_takes_a_mended_configuration(
         {"train": {"num_threads": 4}},
         {"scale": {"num_workers": 2}},
         {"inference": {"windows_per_forward": 8}},
+        {"data": {"feed": "ray"}},
         {"checkpoint": {"every_steps": 2, "keep_best": 3}},
         {"logging": {"tensorboard": True, "mlflow": "http://there"}},
     ],
