@@ -172,6 +172,19 @@ def test_only_what_changed_is_computed_again(data: Path, weights: Path) -> None:
     assert computed(data, weights)[1] == []
 
 
+def test_a_folder_is_not_whole_while_shards_are_computed_again(data: Path, weights: Path) -> None:
+    folder = folder_of(data, computed(data, weights)[0])
+    next(folder.glob("*.parquet")).unlink()
+
+    def dying(*_: Any) -> Iterator[dict[str, Any]]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        features(data, weights, execute=dying)
+    with pytest.raises(DataError, match="is not finished"):
+        read_features_manifest(str(folder))
+
+
 def test_other_weights_have_a_folder_of_their_own(
     data: Path, weights: Path, tmp_path: Path
 ) -> None:
