@@ -79,7 +79,7 @@ def stream_from_ray(
     with DataContext.current(_context(cpus, world_size)):
         data = ray.data.from_arrow(_blocks(rows, batch_bytes=len(rows[0]) * reader.clip_bytes))
         arrays = data.map_batches(
-            _read,
+            _read,  # type: ignore[arg-type]  # Ray's annotation knows neither fn_kwargs nor one format
             fn_kwargs={"packed": pickle.dumps(reader)},
             batch_size=None,
             num_cpus=min(1.0, cpus),
@@ -112,8 +112,8 @@ def _blocks(rows: Sequence[Sequence[int]], *, batch_bytes: int) -> list[pa.Table
     return [pa.table({"row": [row for batch in part for row in batch]}) for part in parts]
 
 
-def _read(block: Any, *, packed: bytes) -> dict[str, NDArray[Any]]:
-    """What a task does: read the rows of a block. Any: Ray's annotation lists all formats."""
+def _read(block: dict[str, NDArray[np.int64]], *, packed: bytes) -> dict[str, NDArray[Any]]:
+    """What a task does: read the rows of a block."""
     try:
         found = _reader(packed).read(block["row"].tolist())
     except AvsError as error:
