@@ -112,8 +112,8 @@ def _blocks(rows: Sequence[Sequence[int]], *, batch_bytes: int) -> list[pa.Table
     return [pa.table({"row": [row for batch in part for row in batch]}) for part in parts]
 
 
-def _read(block: Any, *, packed: bytes) -> dict[str, NDArray[Any]]:
-    """What a task does: read the rows of a block. Any: Ray's annotation lists all formats."""
+def _read(block: dict[str, NDArray[np.int64]], *, packed: bytes) -> dict[str, NDArray[Any]]:
+    """What a task does: read the rows of a block."""
     try:
         found = _reader(packed).read(block["row"].tolist())
     except AvsError as error:
