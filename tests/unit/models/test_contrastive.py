@@ -170,7 +170,7 @@ def test_a_step_of_one_clip_is_refused_before_anything_is_learnt(bcl_weight: flo
         return
     with pytest.raises(ConfigError) as caught:
         total_loss(model, model(x), truth(x), config=LossConfig())
-    words = ("train.batch_size", "scale.num_workers", "model.options.bcl_weight=0")
+    words = ("train.batch_size", "more workers", "model.options.bcl_weight=0")
     assert all(word in str(caught.value) for word in words)
 
 
