@@ -83,6 +83,14 @@ class MixtureConfig:
                 f"data.weights={given}: each above 0; leave a folder out of data.prepared instead."
             )
 
+    def check_bare(self, job: str) -> None:
+        """Raise ConfigError where the bare training loop, as ``job`` runs it, cannot follow."""
+        if self.feed is not Feed.THREADS:
+            raise ConfigError(
+                f"data.feed={self.feed.value}: {job} trains each trial in one process that reads "
+                "by itself; give data.feed=threads."
+            )
+
     @property
     def folders(self) -> list[str]:
         """All folders, in order."""

@@ -114,6 +114,7 @@ class TuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
+        self.data.check_bare("a sweep")
         space = self.full_space()
         for dimension in self.space():
             beside = space.witness(dimension)

@@ -53,6 +53,7 @@ class StudyConfig:
     groups: GroupsConfig | None = None
 
     def __post_init__(self) -> None:
+        self.data.check_bare("a study")
         for key in ("tests", "variants"):
             names = getattr(self, key)
             odd = [name for name in names if not _NAME.fullmatch(name)]

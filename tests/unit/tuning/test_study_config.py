@@ -29,6 +29,7 @@ def _config(**changes: Any) -> StudyConfig:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"data": {"prepared": "a", "feed": "ray"}}, r"data\.feed=ray: a study"),
         ({"seeds": []}, "one or more, each once"),
         ({"seeds": [1, 1]}, "one or more, each once"),
         ({"baseline": "gated"}, r"baseline=gated is not a variant. Known: tpavi"),

@@ -129,3 +129,8 @@ def test_a_trial_is_one_worker() -> None:
     config: Any = composed("scale.num_workers=3")
     assert config.trial_config().scale.num_workers == 1
     assert config.train_config().scale.num_workers == 3
+
+
+def test_a_feed_that_trials_do_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.feed=ray: a sweep .* data\.feed=threads"):
+        composed("+data.feed=ray")
