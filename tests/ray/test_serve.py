@@ -276,6 +276,9 @@ def test_the_job_serves_with_tokens_until_it_is_told_to_stop(
     job = _job(*options, AVS_API_TOKENS="s3cret")
     try:
         assert job.stdout is not None
+        assert job.stdout.readline() == f"serve: with {tiny_checkpoint}\n", job.communicate(
+            timeout=60
+        )
         greeting = job.stdout.readline()
         assert f"ready at http://127.0.0.1:{port}" in greeting, job.communicate(timeout=60)
         assert "curl -H" in job.stdout.readline()

@@ -52,9 +52,9 @@ def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None =
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         found = find_checkpoint(config.checkpoint)
+        say(f"serve: with {found}")
         url = start(replace(config, checkpoint=found.uri))
         try:
-            say(f"serve: {found}")
             for line in _greeting(url, has_tokens=bool(os.environ.get(TOKENS_VARIABLE))):
                 say(line)
             threading.Event().wait()
