@@ -123,6 +123,7 @@ def test_workers_that_take_every_cpu_are_refused_with_the_numbers() -> None:
         reading_cpus(Feed.RAY, many)
 
 
+@pytest.mark.full
 def test_training_is_the_same_whoever_reads(prepared: Path, tmp_path: Path) -> None:
     def losses(feed: Feed) -> list[tuple[float, float | None]]:
         config: TrainConfig = train_config(prepared, tmp_path / feed.value, scale=TWO_WORKERS)
