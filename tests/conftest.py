@@ -11,7 +11,7 @@ import pytest
 import s3fs
 import torch
 from moto.server import ThreadedMotoServer
-from small_configs import model_config
+from small_configs import model_config, open_fusions
 
 from avs.config import dump
 from avs.models import build_system
@@ -73,9 +73,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = model_config(options={"fusion_width": 32})
     torch.manual_seed(0)
     system = build_system(model)
-    for module in system.modules():  # the fusion starts at zero: let the sound matter
-        if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.any():
-            torch.nn.init.ones_(module.weight)
+    open_fusions(system)
     folder = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(
         str(folder),

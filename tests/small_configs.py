@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from avs import storage
 from avs.losses import LossConfig
 from avs.models import ModelConfig
@@ -79,3 +81,10 @@ def train_config(
         seed=seed,
         out=storage.absolute(str(out)),
     )
+
+
+def open_fusions(system: nn.Module) -> None:
+    """Norms that start at zero, as those of the fusion: let the sound matter."""
+    for module in system.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            nn.init.ones_(module.weight)

@@ -20,6 +20,7 @@ from avs.datasets import dataset_spec
 from avs.errors import ConfigError
 from avs.losses import LossConfig, LossKind
 from avs.models import AUDIO_NETWORKS, MODELS, AvsSystem, ModelConfig, build_system
+from avs.prepare.manifest import Manifest
 from avs.training.checkpoint import ClipSpec
 from avs.training.compute import prepare_networks
 from avs.training.config import Precision, TrainConfig
@@ -101,36 +102,24 @@ class TrainingState:
             input_kind=AUDIO_NETWORKS[config.model.audio_network].build.input_kind,
         )
         self.reader = read(config.data.folders, split="train")
-        form = self.reader.manifest.format
-        validated = [
-            folder
-            for folder, manifest in self.reader.manifests.items()
-            if any(shard.split == "val" for shard in manifest.shards)
-        ]
+        class_names = self.reader.manifest.format.class_names
+        validated = _with_val(self.reader)
         self.val_reader = read(validated, split="val") if validated else None
-        semantic = len(form.class_names) > 2
-        _check_num_classes(config.model.num_classes, form.class_names)
+        semantic = len(class_names) > 2
+        _check_num_classes(config.model.num_classes, class_names)
         self.model_config = replace(
             config.model,
-            num_classes=len(form.class_names) if semantic else 1,
+            num_classes=len(class_names) if semantic else 1,
             category_names=_category_names(config.model, self.reader),
         )
         self.loss_config: LossConfig = replace(
             config.loss, kind=LossKind.SEMANTIC if semantic else LossKind.BINARY
         )
-        self.clip = ClipSpec(
-            num_frames=form.num_frames,
-            image_size_px=size_px or form.height_px,
-            class_names=form.class_names,
-            audio_pad=dataset_spec(self.reader.manifest.config["data"]["name"]).pad,
-            audio_alignment=self.reader.manifest.audio_alignment,
-        )
+        self.clip = _clip_spec(self.reader.manifest, size_px)
         torch.manual_seed(config.seed)
         self.system: AvsSystem = build_system(self.model_config).to(worker.device)
         if config.train.sync_batch_norm:
-            # Not the audio network: frozen ones keep their statistics, the small one its own rule.
-            convert = nn.SyncBatchNorm.convert_sync_batchnorm
-            self.system.segmenter = convert(self.system.segmenter)  # type: ignore[no-untyped-call]
+            _synchronise(self.system)
         prepare_networks(self.system, model=self.model_config, loop=config.train)
         self.optimizer = build_optimizer(self.system, config.train)
         self.scaler = GradScaler(
@@ -200,6 +189,34 @@ class TrainingState:
         self.ddp.train()
         if frozen:
             self._backbone.eval()
+
+
+def _with_val(reader: ClipReader) -> list[str]:
+    """The folders that have a validation split."""
+    return [
+        folder
+        for folder, manifest in reader.manifests.items()
+        if any(shard.split == "val" for shard in manifest.shards)
+    ]
+
+
+def _clip_spec(manifest: Manifest, size_px: int | None) -> ClipSpec:
+    """What a checkpoint tells of its clips."""
+    form = manifest.format
+    return ClipSpec(
+        num_frames=form.num_frames,
+        image_size_px=size_px or form.height_px,
+        class_names=form.class_names,
+        audio_pad=dataset_spec(manifest.config["data"]["name"]).pad,
+        audio_alignment=manifest.audio_alignment,
+    )
+
+
+def _synchronise(system: AvsSystem) -> None:
+    """Batch norms over all workers, but for the audio network: frozen ones keep their statistics,
+    the small one its own rule."""
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    system.segmenter = convert(system.segmenter)  # type: ignore[no-untyped-call]
 
 
 def _check_num_classes(asked: int, class_names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from small_configs import train_config
+from small_configs import open_fusions, train_config
 from torch import Tensor, nn
 
 from avs.losses import LossConfig, LossKind, compute_loss
@@ -39,9 +39,7 @@ def step_config(prepared: Path, out: Path, **changes: Any) -> TrainConfig:
 def one_step(config: TrainConfig, worker: Worker) -> dict[str, Tensor]:
     """The rank's loss and the gradients of the first step, statistics and stochastic layers off."""
     state = TrainingState(config, worker)
-    for module in state.system.modules():  # the fusion starts at zero: let the sound matter
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.ones_(module.weight)
+    open_fusions(state.system)
     state.start_epoch(1)
     state.ddp.eval()
     batches, _ = next(iter(_steps(state, 1)))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from frozen_networks import Loudness
 from made_clips import data_config, prepare
 from safetensors.torch import load_file
 from small_configs import model_config, train_config
@@ -19,30 +20,13 @@ from avs.errors import CheckpointError, ConfigError, DataError
 from avs.inference.predictor import Predictor
 from avs.inference.scoring import ClipScorer
 from avs.media.audio import from_int16
-from avs.models import AUDIO_NETWORKS, AudioOutput
+from avs.models import AUDIO_NETWORKS
 from avs.models.audio import AudioEntry
-from avs.models.frozen import FrozenAudioNetwork
 from avs.training.checkpoint import load_checkpoint, resolve_checkpoint
 from avs.training.config import CheckpointConfig, TrainConfig
 from avs.training.feed import ClipReader
 from avs.training.loop import train
 from avs.training.state import Worker
-
-
-class Loudness(FrozenAudioNetwork):
-    """Loudness of eight parts of a second, mixed by a matrix."""
-
-    input_kind = "waveform"
-    embedding_dim = 8
-    log_offset = 0.01
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = torch.nn.Linear(8, 8)
-        self.freeze()
-
-    def describe(self, x: torch.Tensor) -> AudioOutput:
-        return AudioOutput(embedding=self.mix(x.unflatten(1, (8, -1)).square().mean(dim=2).log1p()))
 
 
 @pytest.fixture(scope="module", autouse=True)

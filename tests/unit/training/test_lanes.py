@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import end_at, on_ranks, train_on_ranks
-from small_configs import MEASURED, train_config
+from small_configs import MEASURED, open_fusions, train_config
 from torch import Tensor, nn
 
 from avs.errors import ConfigError
@@ -52,9 +52,7 @@ def lanes_config(prepared: Path, out: Path, **changes: Any) -> TrainConfig:
 def one_step(config: TrainConfig, worker: Worker) -> dict[str, Tensor]:
     """Loss of all ranks and gradients of the first step, with statistics off."""
     state = TrainingState(config, worker)
-    for module in state.system.modules():  # the fusion starts at zero: let the sound matter
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.ones_(module.weight)
+    open_fusions(state.system)
     state.start_epoch(1)
     state.ddp.eval()
     batches, _ = next(iter(_steps(state, 1)))
