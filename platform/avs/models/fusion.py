@@ -26,9 +26,21 @@ __all__ = ["TpaviBlock"]
 
 
 class TpaviBlock(nn.Module):
-    """One TPAVI block of a stage; starts as LayerNorm(x), since BN weight and bias start at 0."""
+    """One TPAVI block of a stage.
 
-    def __init__(self, width: int, *, audio_dim: int, audio_bias: bool, use_audio: bool) -> None:
+    start: the weight of the batch norm over y before training. 0, as published, starts the block
+    as LayerNorm(x): what it has heard enters as slowly as that weight leaves zero.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        audio_dim: int,
+        audio_bias: bool,
+        use_audio: bool,
+        start: float = 0.0,
+    ) -> None:
         super().__init__()
         inner = width // 2
         self.theta = nn.Conv2d(width, inner, 1)
@@ -36,7 +48,7 @@ class TpaviBlock(nn.Module):
         self.g = nn.Conv2d(width, inner, 1)
         self.w_z = nn.Conv2d(inner, width, 1)
         self.bn = nn.BatchNorm2d(width)
-        nn.init.zeros_(self.bn.weight)
+        nn.init.constant_(self.bn.weight, start)
         nn.init.zeros_(self.bn.bias)
         self.norm = nn.LayerNorm(width)
         self.align = nn.Linear(audio_dim, width, bias=audio_bias)

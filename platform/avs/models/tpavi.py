@@ -31,8 +31,8 @@ TPAVI_ORIGIN = Origin(
     ),
     reconstructed=(
         "The backbones are timm's, and the fusion is computed by an exact factorisation. Any "
-        "other backbone, and other values than the recipe's for fusion_stages, fusion_width "
-        "and temporal_group, are ours."
+        "other backbone, and other values than the recipe's for fusion_stages, fusion_width, "
+        "fusion_start and temporal_group, are ours."
     ),
     where="https://github.com/OpenNLPLab/AVSBench",
 )

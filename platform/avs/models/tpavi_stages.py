@@ -12,6 +12,7 @@ frames, of which V are valid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ class FusionOptions:
 
     fusion_stages: the backbone stages (1 = stride 4 ... 4 = stride 32) with a TPAVI block.
     fusion_width: channels of necks, blocks and decoder; the inner width of a block is half.
+    fusion_start: weight of a block's batch norm before training: 0 as published, which lets the
+        picture learn first and the sound late; above 0 (ours) short trainings hear too.
     audio_dim, audio_bias: width of the audio embedding; bias of its projection (False in AVSS).
     temporal_group: frames that attend to each other (5 in official AVSS); None = all T.
     mask_padding: padded frames change nothing for the others; False = as published.
@@ -45,6 +48,7 @@ class FusionOptions:
 
     fusion_stages: Sequence[int] = STAGES
     fusion_width: int = 256
+    fusion_start: float = 0.0
     audio_dim: int = 128
     audio_bias: bool = True
     temporal_group: int | None = None
@@ -62,6 +66,8 @@ class FusionOptions:
             raise ConfigError(f"fusion_stages={list(self.fusion_stages)}: each stage once")
         if self.fusion_width < 2 or self.fusion_width % 2:
             raise ConfigError(f"fusion_width={self.fusion_width}: an even number of channels")
+        if not 0.0 <= self.fusion_start < math.inf:
+            raise ConfigError(f"fusion_start={self.fusion_start}: 0 (as published) or above")
         if self.audio_dim < 1:
             raise ConfigError(f"audio_dim={self.audio_dim}: at least 1")
         if self.temporal_group is not None and self.temporal_group < 1:
@@ -79,6 +85,7 @@ def build_fusions(options: FusionOptions, *, use_audio: bool = True) -> nn.Modul
                 audio_dim=options.audio_dim,
                 audio_bias=options.audio_bias,
                 use_audio=use_audio,
+                start=options.fusion_start,
             )
             for stage in sorted(options.fusion_stages)
         }

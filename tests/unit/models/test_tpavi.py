@@ -16,11 +16,10 @@ from avs.models.tpavi import TpaviSegmenter
 
 def tiny(**options: Any) -> TpaviSegmenter:
     torch.manual_seed(0)
-    options = {"fusion_width": 16} | options
+    # The published start is 0: then sound has no effect yet.
+    options = {"fusion_width": 16, "fusion_start": 1.0} | options
     model = build_model("tpavi", backbone="resnet10t", num_classes=2, **options)
     assert isinstance(model, TpaviSegmenter)
-    for block in model.fusions.values():  # published start is 0: then sound has no effect yet
-        torch.nn.init.ones_(block.bn.weight)
     return model.eval()
 
 
@@ -119,6 +118,7 @@ def test_padded_frames_have_zero_logits_and_maps() -> None:
     [
         ({"fusion_stages": (0, 4)}, "fusion_stages"),
         ({"fusion_stages": ()}, "fusion_stages"),
+        ({"fusion_start": -0.5}, "fusion_start=-0.5: 0"),
         ({"fusion_width": 15}, "fusion_width=15"),
         ({"temporal_group": 0}, "temporal_group=0"),
         ({"drop_path": 1.5}, "drop_path=1.5"),
