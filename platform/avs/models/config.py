@@ -26,6 +26,9 @@ class ModelConfig:
     backbone_weights: "random", "timm" (timm's own download), or a local path, s3://BUCKET/KEY or
     hf-hub:OWNER/REPO/FILE. audio_weights: "random" or one of these three (several joined by commas
     where a network has several files).
+    audio_norm: normalise each embedding of the sound before the model gets it, which the published
+    models do not; without it a network whose embeddings have another size than VGGish's is hardly
+    heard by some.
     num_classes: 1 = binary, else classes with background. category_names: of the objects that
     sound, for models that name them; training takes them from the prepared data where empty.
     """
@@ -36,6 +39,7 @@ class ModelConfig:
     audio_network: str
     audio_weights: str
     num_classes: int
+    audio_norm: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     category_names: list[str] = field(default_factory=list)
 

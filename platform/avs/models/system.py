@@ -37,15 +37,22 @@ STORED_LOG_OFFSET = 0.01  # of the log-mel in clip rows and of the official file
 
 
 class AvsSystem(nn.Module):
-    """``audio`` is the audio network, ``segmenter`` the model; both are in the state dict."""
+    """``audio`` is the audio network, ``segmenter`` the model; both are in the state dict.
+
+    audio_norm: each embedding is brought to mean 0 and variance 1 over its D values before the
+    segmenter gets it, as LayerNorm does (ours; no weights).
+    """
 
     mean_311: Tensor
     std_311: Tensor
 
-    def __init__(self, *, audio: AudioNetwork, segmenter: nn.Module) -> None:
+    def __init__(
+        self, *, audio: AudioNetwork, segmenter: nn.Module, audio_norm: bool = False
+    ) -> None:
         super().__init__()
         self.audio = audio
         self.segmenter = segmenter
+        self.audio_norm = audio_norm
         self.register_buffer(
             "mean_311", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False
         )
@@ -70,6 +77,8 @@ class AvsSystem(nn.Module):
         if isinstance(heard, Tensor):
             heard = hear(self.audio, heard, num_frames=frames.shape[1])
         embedding_BTD = heard.embedding.reshape(*batch, -1)
+        if self.audio_norm:
+            embedding_BTD = F.layer_norm(embedding_BTD, embedding_BTD.shape[-1:])
         if frame_valid is not None:
             embedding_BTD = embedding_BTD * frame_valid.unsqueeze(-1).to(embedding_BTD.dtype)
         logits = heard.logits
@@ -150,4 +159,4 @@ def build_system(config: ModelConfig) -> AvsSystem:
         category_names=config.category_names,
         **options,
     )
-    return AvsSystem(audio=audio, segmenter=segmenter)
+    return AvsSystem(audio=audio, segmenter=segmenter, audio_norm=config.audio_norm)

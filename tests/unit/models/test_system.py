@@ -118,6 +118,20 @@ def test_a_network_is_given_the_form_of_sound_that_it_names() -> None:
 
 
 @torch.no_grad()
+def test_each_embedding_is_normalised_when_asked() -> None:
+    frames, stored = batch()
+    raw: Any = AvsSystem(audio=Notes("log_mel", 0.01), segmenter=Passes())(frames, stored)
+    normed = AvsSystem(audio=Notes("log_mel", 0.01), segmenter=Passes(), audio_norm=True)
+    valid = torch.tensor([[True, True, False]] * 2)
+    given: Any = normed(frames, stored, valid)
+    wanted = torch.nn.functional.layer_norm(raw.audio_embedding, (4,))
+    assert torch.equal(given.audio_embedding[:, :2], wanted[:, :2])
+    assert not given.audio_embedding[:, 2].any()
+    config = model_config(backbone="resnet10t", audio_norm=True, options={"fusion_width": 16})
+    assert build_system(config).audio_norm
+
+
+@torch.no_grad()
 def test_the_sound_of_padded_frames_is_not_heard() -> None:
     system = tiny_system().eval()
     for block in system.segmenter.fusions.values():
