@@ -134,6 +134,18 @@ def test_the_mapping_term_is_zero_where_sound_and_picture_agree() -> None:
     assert compute_loss(result, masks(), valid, config=BINARY)["mapping"].item() > 0.01
 
 
+def test_the_mapping_term_of_a_loud_embedding_keeps_a_gradient() -> None:
+    result = output()
+    loud = (300.0 * torch.arange(24.0).reshape(2, 3, 4)).requires_grad_()  # softmax: 0, 0, 0, 1
+    heard = ModelOutput(
+        logits=result.logits, fused_maps=result.fused_maps, projected_audio=(loud, None)
+    )
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    loss = compute_loss(heard, masks(), valid, config=BINARY)["loss"]
+    (gradient,) = torch.autograd.grad(loss, loud)
+    assert bool(torch.isfinite(gradient).all())
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

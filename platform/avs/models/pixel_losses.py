@@ -196,11 +196,14 @@ def _pool_to(map_BTChw: Tensor, x_NKHW: Tensor) -> Tensor:
 
 
 def _mapping_kl(fused_BTChw: Tensor, audio_BTC: Tensor, mask_N1hw: Tensor) -> Tensor:
-    """KL per frame [N], summed over channels, in float32 also under autocast."""
+    """KL per frame [N], summed over channels, in float32 also under autocast.
+
+    Of two logarithms: where softmax(a) is 0 in float32, its own gradient would not be a number.
+    """
     visual_NC = (fused_BTChw.flatten(0, 1) * mask_N1hw).mean(dim=(2, 3)).float()
-    audio_NC = audio_BTC.flatten(0, 1).float()
-    log_visual_NC, audio_NC = visual_NC.log_softmax(dim=1), audio_NC.softmax(dim=1)
-    return F.kl_div(log_visual_NC, audio_NC, reduction="none").sum(dim=1)
+    log_audio_NC = audio_BTC.flatten(0, 1).float().log_softmax(dim=1)
+    kl_NC = F.kl_div(visual_NC.log_softmax(dim=1), log_audio_NC, reduction="none", log_target=True)
+    return kl_NC.sum(dim=1)
 
 
 def _fused_stages(output: ModelOutput) -> list[tuple[Tensor, Tensor]]:
