@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from prepared_clips import prepare_synthetic
 from small_configs import TWO_WORKERS, model_config, train_config
 
-from avs.datasets import DataConfig
-from avs.datasets.synthetic import Layout, SyntheticConfig
+from avs.datasets.synthetic import Layout
 from avs.models import build_audio_network
-from avs.prepare import PrepareConfig
 from avs.prepare.config import FeaturesConfig, FrozenNetworkConfig
 from avs.prepare.features_pipeline import prepare_features
-from avs.prepare.pipeline import prepare
 from avs.training.distributed import train_distributed
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
@@ -28,20 +26,15 @@ JOB = Path(__file__).resolve().parents[2] / "jobs" / "prepare.py"
 @pytest.fixture(scope="module")
 def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("features")
-    synthetic = SyntheticConfig(
-        layout=Layout.MS3, num_train=8, num_val=2, num_test=2, size_px=32, duration_s=5
+    return prepare_synthetic(
+        folder,
+        shard_clips=2,
+        layout=Layout.MS3,
+        num_train=8,
+        num_val=2,
+        num_test=2,
+        duration_s=5,
     )
-    data = DataConfig(
-        name="synthetic",
-        root=str(folder / "data"),
-        image_size_px=32,
-        num_frames=5,
-        synthetic=synthetic,
-    )
-    out = folder / "prepared"
-    config = PrepareConfig(data=data, scale=TWO_WORKERS, out=str(out), shard_clips=2)
-    prepare(config, say=lambda _: None)
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from prepared_clips import prepare_synthetic
 from small_configs import TWO_WORKERS, train_config
 
-from avs.datasets import DataConfig
-from avs.datasets.synthetic import Layout, SyntheticConfig
+from avs.datasets.synthetic import Layout
 from avs.errors import ConfigError, DataError
-from avs.prepare import PrepareConfig
-from avs.prepare.pipeline import prepare
 from avs.training.config import Feed, TrainConfig
 from avs.training.distributed import train_distributed
 from avs.training.feed import Batch, ClipReader, prefetch
@@ -33,20 +31,15 @@ from_ray = partial(stream_from_ray, cpus=1.0, world_size=2)
 def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirteen train clips in four shards, three val clips."""
     folder = tmp_path_factory.mktemp("feed")
-    synthetic = SyntheticConfig(
-        layout=Layout.MS3, num_train=13, num_val=3, num_test=1, size_px=32, duration_s=5
+    return prepare_synthetic(
+        folder,
+        shard_clips=4,
+        layout=Layout.MS3,
+        num_train=13,
+        num_val=3,
+        num_test=1,
+        duration_s=5,
     )
-    data = DataConfig(
-        name="synthetic",
-        root=str(folder / "data"),
-        image_size_px=32,
-        num_frames=5,
-        synthetic=synthetic,
-    )
-    out = folder / "prepared"
-    config = PrepareConfig(data=data, scale=TWO_WORKERS, out=str(out), shard_clips=4)
-    prepare(config, say=lambda _: None)
-    return out
 
 
 def _plan(reader: ClipReader, *, epoch: int = 1) -> EpochPlan:

@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prepared_clips import prepare_synthetic
 from small_configs import TWO_WORKERS, model_config, train_config
 
 from avs import storage
-from avs.datasets import DataConfig
-from avs.datasets.synthetic import Layout, SyntheticConfig
+from avs.datasets.synthetic import Layout
 from avs.errors import AvsError, ConfigError, DataError
-from avs.prepare import PrepareConfig
-from avs.prepare.pipeline import prepare
 from avs.training.config import MixtureConfig, TrainConfig
 from avs.training.run import Run
 from avs.tuning.study import run_study
@@ -26,20 +24,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 @pytest.fixture(scope="module")
 def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    data = DataConfig(
-        name="synthetic",
-        root=str(folder / "data"),
-        image_size_px=32,
-        num_frames=5,
-        synthetic=SyntheticConfig(
-            layout=Layout.MS3, num_train=4, num_val=2, num_test=3, size_px=32
-        ),
-    )
-    out = folder / "prepared"
-    prepare(
-        PrepareConfig(data=data, scale=TWO_WORKERS, out=str(out), shard_clips=8), say=lambda _: None
-    )
-    return out
+    return prepare_synthetic(folder, layout=Layout.MS3, num_train=4, num_val=2, num_test=3)
 
 
 def _study(prepared: Path, out: Path, seeds: list[int]) -> StudyConfig:

@@ -21,13 +21,10 @@ from lost_trainings import (
     run_config,
     start_job,
 )
-from small_configs import TWO_WORKERS
+from prepared_clips import prepare_synthetic
 
-from avs.datasets import DataConfig
-from avs.datasets.synthetic import Layout, SyntheticConfig
+from avs.datasets.synthetic import Layout
 from avs.errors import ConfigError, DataError, LeaseError
-from avs.prepare import PrepareConfig
-from avs.prepare.pipeline import prepare
 from avs.scale import ScaleConfig
 from avs.training.checkpoint import load_checkpoint
 from avs.training.distributed import train_distributed
@@ -38,21 +35,9 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("ray_cluster")]
 @pytest.fixture(scope="module")
 def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
-    synthetic = SyntheticConfig(
-        layout=Layout.MS3, num_train=13, num_val=3, num_test=2, size_px=32, duration_s=5
+    return prepare_synthetic(
+        folder, layout=Layout.MS3, num_train=13, num_val=3, num_test=2, duration_s=5
     )
-    data = DataConfig(
-        name="synthetic",
-        root=str(folder / "data"),
-        image_size_px=32,
-        num_frames=5,
-        synthetic=synthetic,
-    )
-    out = folder / "prepared"
-    prepare(
-        PrepareConfig(data=data, scale=TWO_WORKERS, out=str(out), shard_clips=8), say=lambda _: None
-    )
-    return out
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:

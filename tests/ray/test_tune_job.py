@@ -17,15 +17,13 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from killing import kill_all, wait_until
+from prepared_clips import prepare_synthetic
 from small_configs import TWO_WORKERS, train_config
 
 from avs import Predictor
 from avs.config import dump, parse
-from avs.datasets import DataConfig
-from avs.datasets.synthetic import Layout, SyntheticConfig
+from avs.datasets.synthetic import Layout
 from avs.errors import ConfigError
-from avs.prepare import PrepareConfig
-from avs.prepare.pipeline import prepare
 from avs.training import TrainConfig
 from avs.tuning.config import TuneConfig
 from avs.tuning.plan import SweepPlan
@@ -41,20 +39,9 @@ WIDTH = "model.options.fusion_width"
 @pytest.fixture(scope="module")
 def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
-    data = DataConfig(
-        name="synthetic",
-        root=str(folder / "data"),
-        image_size_px=32,
-        num_frames=5,
-        synthetic=SyntheticConfig(
-            layout=Layout.S4, num_train=8, num_val=4, num_test=1, size_px=32, silent_ratio=0
-        ),
+    return prepare_synthetic(
+        folder, layout=Layout.S4, num_train=8, num_val=4, num_test=1, silent_ratio=0
     )
-    out = folder / "prepared"
-    prepare(
-        PrepareConfig(data=data, scale=TWO_WORKERS, out=str(out), shard_clips=8), say=lambda _: None
-    )
-    return out
 
 
 def sweep(
