@@ -2,9 +2,10 @@
 
 ``jobs/prepare.py stage=features`` leaves it beside the prepared shards. It is used where it was
 computed from these very shards with these very weights, for all folders of a training or for none:
-then a run is what it would be without it, but for rounding, because no augmentation touches the
-sound. Otherwise the network runs, and one line says why. The weights are compared as they are when
-training begins, whether they came from a file, a checkpoint that is gone on with or another run.
+then a run is what it would be without it, but for rounding, because augmentations leave a second of
+sound as it is (a clip may get those of another one). Otherwise the network runs, and one line says
+why. The weights are compared as they are when training begins, whether they came from a file, a
+checkpoint that is gone on with or another run.
 
 Shapes: T frames, D embedding width.
 """

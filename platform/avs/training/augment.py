@@ -1,4 +1,4 @@
-"""Random changes of training clips: cropped and mirrored as a whole, colours changed.
+"""Random changes of training clips: cropped and mirrored as a whole, colours and sounds changed.
 
 A cropped or mirrored frame needs its mask treated the same, and all frames of a clip the same way,
 or motion would break; colours are drawn for each frame by itself, as C3N's recipe says, or for a
@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as tvf  # type: ignore[import-untyped]
 
+from avs.schema import IGNORE_INDEX
 from avs.training.config import JitterEach, LoopConfig
 from avs.training.feed import Batch
 
-__all__ = ["augment", "crop_clips", "flip_clips", "jitter_colours"]
+__all__ = ["augment", "crop_clips", "flip_clips", "jitter_colours", "move_off_screen"]
 
-# Keep the draws of colours and of crops apart from those of the flips.
-_JITTER, _CROP = 1, 2
+# Keep the other draws apart from those of the flips.
+_JITTER, _CROP, _SOUND = 1, 2, 3
 _TRIES = 10  # for a crop of the ratio that was drawn to fit into the picture
 
 
@@ -40,6 +41,9 @@ def augment(batch: Batch, *, loop: LoopConfig, seed: Sequence[int]) -> None:
     if loop.color_jitter is not None:
         rng = np.random.default_rng([*seed, _JITTER])
         jitter_colours(batch, loop.color_jitter, rng=rng, each=loop.color_jitter_each)
+    if loop.off_screen_ratio:
+        rng = np.random.default_rng([*seed, _SOUND])
+        move_off_screen(batch, rng.random(len(batch.clip_ids)) < loop.off_screen_ratio)
 
 
 def crop_clips(
@@ -89,6 +93,34 @@ def jitter_colours(
             continue
         for index, frame_3HW in enumerate(clip_T3HW):
             clip_T3HW[index] = _jittered(frame_3HW, strength, rng)
+
+
+def move_off_screen(batch: Batch, chosen_B: Sequence[bool] | np.ndarray) -> None:
+    """Let the chosen clips hear the next clip of the batch, where the two share no category.
+
+    Nothing that is seen sounds then: their masks are empty (ignored pixels stay ignored), and
+    their categories are those of the sound. A clip without named categories is left as it is, and
+    lends no sound, because nothing says that it does not fit. What the audio network made of the
+    sound before goes along.
+    """
+    named = [set(names) for names in batch.categories]
+    donors = [(slot + 1) % len(named) for slot in range(len(named))]
+    moved = [
+        slot
+        for slot, donor in enumerate(donors)
+        if chosen_B[slot] and named[slot] and named[donor] and not named[slot] & named[donor]
+    ]
+    if not moved:
+        return
+    given = [donors[slot] for slot in moved]
+    for sound in (batch.log_mel, batch.waveform, batch.audio_embedding, batch.audio_logits):
+        if sound is not None:
+            sound[moved] = sound[given]  # the right side is a copy
+    masks_XTHW = batch.masks[moved]
+    batch.masks[moved] = masks_XTHW.where(masks_XTHW == IGNORE_INDEX, torch.zeros_like(masks_XTHW))
+    heard = [batch.categories[donor] for donor in given]
+    for slot, names in zip(moved, heard, strict=True):
+        batch.categories[slot] = names
 
 
 def _crop_box(

@@ -208,6 +208,8 @@ def _augmentation(loop: LoopConfig) -> Iterator[str]:
         yield "half of the clips mirrored"
     if loop.color_jitter is not None:
         yield f"colours of each {loop.color_jitter_each.value} by up to {list(loop.color_jitter)}"
+    if loop.off_screen_ratio:
+        yield f"{loop.off_screen_ratio:g} of the clips with the sound of another category"
 
 
 def _loss(config: TrainConfig) -> Iterator[str]:

@@ -64,6 +64,8 @@ class LoopConfig:
     of width to height in ``crop_ratio``, the same for all frames and masks of a clip, and resizes
     it back. ``flip`` mirrors half of the clips; ``color_jitter`` changes colours by up to
     [brightness, contrast, saturation, hue], of each ``color_jitter_each`` by itself.
+    ``off_screen_ratio`` of the clips hear the sound of another clip of their forward pass, if the
+    two share no category; their masks are then empty (ours: a model that only looks is punished).
 
     ``sync_batch_norm`` takes batch-norm statistics over all workers instead of each on its own.
     ``channels_last`` lays maps out with channels last in memory, ``compile`` compiles the segmenter
@@ -98,6 +100,7 @@ class LoopConfig:
     crop_scale: tuple[float, ...] | None = None
     crop_ratio: tuple[float, ...] = (0.75, 1.3333)
     color_jitter_each: JitterEach = JitterEach.FRAME
+    off_screen_ratio: float = 0.0
     ema_decay: float | None = None
     channels_last: bool = False
     compile: bool = False
@@ -121,6 +124,13 @@ class LoopConfig:
             raise ConfigError(f"train.warmup_start_factor={value}: between 0 and 1.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"train.ema_decay={self.ema_decay}: between 0 and 1, or null.")
+        if not 0 <= self.off_screen_ratio <= 1:
+            raise ConfigError(f"train.off_screen_ratio={self.off_screen_ratio}: between 0 and 1.")
+        if self.off_screen_ratio and self.batch_size == 1:
+            raise ConfigError(
+                f"train.off_screen_ratio={self.off_screen_ratio} with train.batch_size=1: the "
+                "sound comes from another clip of the forward pass, so it takes two."
+            )
         if self.image_size_px is not None and self.image_size_px < 32:
             raise ConfigError(f"train.image_size_px={self.image_size_px} must be at least 32.")
         if self.init_from == "":

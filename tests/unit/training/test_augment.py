@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 from small_configs import train_config
 
-from avs.training.augment import augment, crop_clips, jitter_colours
+from avs.errors import ConfigError
+from avs.schema import IGNORE_INDEX
+from avs.training.augment import augment, crop_clips, jitter_colours, move_off_screen
 from avs.training.config import JitterEach
 from avs.training.feed import Batch
 
@@ -110,3 +113,71 @@ def test_every_draw_follows_from_the_seed(tmp_path: Path) -> None:
     assert torch.equal(changed([1, 2, 3, 0]), first)
     for other in ([2, 2, 3, 0], [1, 3, 3, 0], [1, 2, 4, 0], [1, 2, 3, 1]):
         assert not torch.equal(changed(other), first)
+
+
+def heard_batch() -> Batch:
+    """A dog, a cat, another dog that meows, and something without a name; each its own sound."""
+    batch = batch_of(4)
+    batch.categories = [("dog",), ("cat",), ("dog", "cat"), ()]
+    number_B = torch.arange(4.0)
+    batch.log_mel = number_B.view(4, 1, 1, 1, 1).expand(4, 4, 1, 96, 64).clone()
+    batch.waveform = number_B.short().view(4, 1).expand(4, 64_000).clone()
+    batch.audio_embedding = number_B.view(4, 1, 1).expand(4, 4, 8).clone()
+    batch.audio_logits = number_B.view(4, 1, 1).expand(4, 4, 527).clone()
+    batch.masks[0, 0, 0, 0] = IGNORE_INDEX
+    return batch
+
+
+def sounds(batch: Batch) -> list[list[float]]:
+    """Of each clip, which sound every tensor says that it hears."""
+    assert batch.waveform is not None
+    assert batch.audio_embedding is not None
+    assert batch.audio_logits is not None
+    tensors = (batch.log_mel, batch.waveform, batch.audio_embedding, batch.audio_logits)
+    return [[float(tensor[slot].float().mean()) for tensor in tensors] for slot in range(4)]
+
+
+def test_a_clip_that_hears_another_category_shows_nothing_that_sounds() -> None:
+    batch = heard_batch()
+    before = deepcopy(batch)
+    move_off_screen(batch, [True] * 4)
+    # The dog hears the cat. The cat would hear a cat, and the last two have or lend no name.
+    assert sounds(batch) == [[1.0] * 4, [1.0] * 4, [2.0] * 4, [3.0] * 4]
+    assert batch.categories == [("cat",), ("cat",), ("dog", "cat"), ()]
+    assert set(batch.masks[0].unique().tolist()) == {0, IGNORE_INDEX}
+    assert int((batch.masks[0] == IGNORE_INDEX).sum()) == 1
+    assert torch.equal(batch.masks[1:], before.masks[1:])
+    for name in ("frames", "mask_valid", "frame_valid"):
+        assert torch.equal(getattr(batch, name), getattr(before, name))
+
+
+def test_two_clips_can_hear_each_other() -> None:
+    batch = heard_batch()
+    batch.categories = [("dog",), ("cat",), ("cow",), ("car",)]
+    move_off_screen(batch, [True] * 4)
+    assert sounds(batch) == [[1.0] * 4, [2.0] * 4, [3.0] * 4, [0.0] * 4]
+    assert batch.categories == [("cat",), ("cow",), ("car",), ("dog",)]
+
+
+def test_only_the_share_that_is_asked_for_is_moved(tmp_path: Path) -> None:
+    moved = 0
+    for step in range(200):
+        batch = heard_batch()
+        loop = train_config(tmp_path, tmp_path, flip=False, batch_size=4, off_screen_ratio=0.25)
+        augment(batch, loop=loop.train, seed=[1, step])
+        moved += batch.categories[0] == ("cat",)
+    assert 30 <= moved <= 70
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"off_screen_ratio": 1.5}, r"train\.off_screen_ratio=1\.5"),
+        ({"off_screen_ratio": 0.5, "batch_size": 1}, "it takes two"),
+    ],
+)
+def test_ratios_that_cannot_be_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_config(tmp_path, tmp_path, **changes)
