@@ -95,7 +95,7 @@ def test_a_sweep_writes_a_configuration_that_trains_and_its_checkpoint(
     before = (out / "trials" / "0000" / "last.json").stat().st_mtime_ns
     assert tune_sweep(sweep(prepared, out, space), say=lambda _: None) == best
     assert (out / "trials" / "0000" / "last.json").stat().st_mtime_ns == before
-    with pytest.raises(ConfigError, match=r"another configuration .search\.space"):
+    with pytest.raises(ConfigError, match=r"another configuration: search\.space"):
         tune_sweep(sweep(prepared, out, space[:1]), say=lambda _: None)
 
 

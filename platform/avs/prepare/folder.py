@@ -9,6 +9,7 @@ from typing import Any
 
 from avs import __version__, storage
 from avs.config import dump
+from avs.config_changes import changes, tell
 from avs.datasets import DataConfig
 from avs.errors import DataError
 from avs.prepare.config import PrepareConfig
@@ -44,10 +45,10 @@ def check_folder(out: str, data: DataConfig) -> None:
     # More clips of the same root may be added; another root or fewer clips would remove some.
     if same_content and theirs["config"]["root"] == mine["root"] and not _narrows(theirs, mine):
         return
-    changed = [k for k, v in mine.items() if theirs["config"].get(k) != v]
+    changed = changes(mine, theirs["config"], prefix="data")
     raise DataError(
-        f"{out} was prepared with another configuration (data.{', data.'.join(changed)} "
-        "differ): give another out=, or remove that folder."
+        f"{out} was prepared with another configuration: {tell(changed)}. "
+        "Give another out=, or remove that folder."
     )
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from avs import storage
 from avs.config import build, dump
+from avs.config_changes import changes, tell
 from avs.errors import ConfigError
 from avs.training.checkpoint import load_trainer_state
 from avs.training.config import TrainConfig
@@ -34,7 +35,6 @@ _FREE_KEYS = (
     "checkpoint.keep_best",
     "logging",
 )
-_NUM_NAMED = 3
 _BACK_OFF_S = 60.0
 
 
@@ -60,10 +60,10 @@ class Run:
         begun = storage.exists(storage.join(self.out, "last.json"))  # else nothing was trained yet
         if begun and storage.exists(uri):
             theirs = _with_defaults(yaml.safe_load(storage.read_bytes(uri)))
-            changed = [c for c in _changed(mine, theirs) if not c[0].startswith(_FREE_KEYS)]
+            changed = changes(mine, theirs, free=_FREE_KEYS)
             if changed:
                 raise ConfigError(
-                    f"out={self.out} holds a run with another configuration: {_told(changed)}. "
+                    f"out={self.out} holds a run with another configuration: {tell(changed)}. "
                     "Give another out=, go on with that run's values, or remove its folder."
                 )
         storage.write_bytes(uri, yaml.safe_dump(mine, sort_keys=False).encode())
@@ -192,17 +192,3 @@ def _with_defaults(plain: Any) -> Any:
         return dump(build(TrainConfig, plain, path=""))
     except ConfigError:
         return plain
-
-
-def _changed(mine: Any, theirs: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Keys that differ, with the value now and the one there."""
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        keys = sorted({*mine, *theirs})
-        return [c for k in keys for c in _changed(mine.get(k), theirs.get(k), f"{prefix}{k}.")]
-    return [] if mine == theirs else [(prefix.rstrip("."), mine, theirs)]
-
-
-def _told(changed: list[tuple[str, Any, Any]]) -> str:
-    named = [f"{key} is {now!r}, there {there!r}" for key, now, there in changed[:_NUM_NAMED]]
-    more = len(changed) - len(named)
-    return "; ".join(named) + (f"; and {more} more keys" if more else "")

@@ -6,13 +6,13 @@ its trials may not change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from avs import storage
 from avs.config import dump
+from avs.config_changes import changes, tell
 from avs.errors import ConfigError
 from avs.tuning.config import TuneConfig
 from avs.tuning.records import trial_folder, trial_name
@@ -40,11 +40,11 @@ def claim_sweep(config: TuneConfig) -> None:
     mine = _plain(config)
     begun = storage.join(trial_folder(config.out, trial_name(0)), "trial.json")
     if storage.exists(begun) and storage.exists(uri):
-        changed = _differing(mine, yaml.safe_load(storage.read_bytes(uri)))
+        changed = changes(mine, yaml.safe_load(storage.read_bytes(uri)), free=_FREE_KEYS)
         if changed:
             raise ConfigError(
-                f"out={config.out} holds a sweep with another configuration ({changed[0]} and "
-                f"{len(changed) - 1} more differ): give another out=, or remove that folder."
+                f"out={config.out} holds a sweep with another configuration: {tell(changed)}. "
+                "Give another out=, or remove that folder."
             )
     storage.write_bytes(uri, yaml.safe_dump(mine, sort_keys=False).encode())
 
@@ -55,17 +55,3 @@ def _plain(config: TuneConfig) -> dict[str, Any]:
     search = {**plain["search"], "space": dump(config.space())}
     del search["spaces"]
     return {**plain, "search": search}
-
-
-def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys that differ and may not."""
-    left, right = _flat(mine), _flat(theirs)
-    keys = sorted(key for key in {*left, *right} if left.get(key) != right.get(key))
-    return [key for key in keys if not key.startswith(_FREE_KEYS)]
-
-
-def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(plain, Mapping) or not plain:
-        return {prefix: plain}
-    parts = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in plain.items()]
-    return {key: value for part in parts for key, value in part.items()}

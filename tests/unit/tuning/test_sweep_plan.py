@@ -174,9 +174,9 @@ def test_another_sweep_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     SweepPlan(config).next()
     free: dict[str, Any] = {"num_trials": 9, "max_seconds": 9.0, "max_failures": 0}
     claim_sweep(tune_config(tmp_path, **free, max_concurrent_trials=1))
-    with pytest.raises(ConfigError, match=r"\(search\.reduction_factor and 0 more differ\)"):
+    with pytest.raises(ConfigError, match=r"search\.reduction_factor is 3, there 2"):
         claim_sweep(tune_config(tmp_path, reduction_factor=3))
-    with pytest.raises(ConfigError, match=r"another configuration \(search\.space and"):
+    with pytest.raises(ConfigError, match=r"another configuration: search\.space is"):
         claim_sweep(tune_config(tmp_path, [{"key": WIDTH, "choice": [16]}]))
     unused = tune_config(tmp_path)
     unused.search.spaces = {"avsc": unused.search.space}
