@@ -16,6 +16,15 @@ from avs.errors import AvsError
 from avs.overrides import explain_hydra_error
 from avs.usage import usage
 
+# Of Ray Train, where the cluster is this machine and ends with the job.
+OWN_RAY = {
+    # Its controller looks at the workers every 2 s by default: a run waits for that at its end, and
+    # an epoch for the epoch before. Here a look costs a millisecond.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # An actor that asks whether nodes are drained: one more process to start, and this node is not.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
 
 @contextmanager
 def connect(num_cpus: int | None = None) -> Iterator[None]:
@@ -27,6 +36,9 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
         # A token that lives and dies with this instance: Ray's own default would write one to the
         # home folder, where later `ray start` calls pick it up. Ray reads both when imported.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    if local:
+        for name, value in OWN_RAY.items():
+            os.environ.setdefault(name, value)
     import ray
 
     if local:

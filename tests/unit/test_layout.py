@@ -29,6 +29,7 @@ ROOT_CONFIGS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 RAY_ALLOWED = (
     "prepare/",
     "training/distributed.py",
+    "training/ray_backend.py",
     "training/ray_feed.py",
     "tuning/",
     "inference/bucket.py",

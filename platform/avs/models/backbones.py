@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -156,6 +155,8 @@ def create_network(
     name: str, *, pretrained: bool, keywords: dict[str, Any], features_only: bool
 ) -> nn.Module:
     """Make timm's network ``name``. Raises ConfigError or, for its download, WeightsError."""
+    import timm  # three seconds, with torchvision's and torch's compilers: only to build
+
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=5) or list(SUGGESTED)
         raise ConfigError(
@@ -183,7 +184,7 @@ def create_network(
 def _ask_hub(name: str) -> None:
     """Fetch what timm will load, so that a machine without network is told so at once: timm tries
     for most of a minute. Raises WeightsError."""
-    config = timm.get_pretrained_cfg(name)
+    config = _pretrained(name)
     if config is not None and config.hf_hub_id:
         fetch_from_hub(
             f"hf-hub:{config.hf_hub_id}/{config.hf_hub_filename or 'model.safetensors'}",
@@ -192,8 +193,15 @@ def _ask_hub(name: str) -> None:
         )
 
 
+def _pretrained(name: str) -> Any:
+    """What timm knows of the ImageNet weights of ``name``, or None."""
+    import timm  # as in create_network
+
+    return timm.get_pretrained_cfg(name)
+
+
 def _published_at(name: str) -> str:
-    config = timm.get_pretrained_cfg(name)
+    config = _pretrained(name)
     if config is None:
         return "(timm knows no address)"
     hub = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else ""
@@ -211,7 +219,8 @@ def _place(
     flat = {key: re.sub(r"^([a-z]+)\.(\d+)\.", r"\1_\2.", key) for key in state}
     state = {flat[key] if flat[key] in wanted else key: value for key, value in state.items()}
     with torch.device("meta"):
-        classifier_names = set(timm.create_model(name, **keywords).state_dict())
+        whole = create_network(name, pretrained=False, keywords=keywords, features_only=False)
+    classifier_names = set(whole.state_dict())
     classifier_names |= {"head.weight", "head.bias"}
     place_strictly(net, state, left_over=classifier_names.__contains__, name=name, spec=spec)
 

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torchaudio.compliance.kaldi as kaldi
 from torch import Tensor, nn
 
 from avs.errors import WeightsError
@@ -95,6 +94,8 @@ class Beats(FrozenAudioNetwork):
 
 def _fbank(wave_S: Tensor) -> Tensor:
     """Kaldi's log filter bank [F, 128] of one waveform, normalised as BEATs was trained."""
+    import torchaudio.compliance.kaldi as kaldi  # most trainings have another audio network
+
     fbank_FM: Tensor = kaldi.fbank(
         wave_S[None] * INT16_SCALE,
         num_mel_bins=NUM_MEL_BANDS,

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from avs.errors import ConfigError
 from avs.models.aspp import Aspp
@@ -123,8 +124,10 @@ class C3nSegmenter(nn.Module):
         output.consensus = put_back(scores, chosen_N).reshape(*x.frames.shape[:2], -1)
         return output
 
-    # Not compiled: a compiled graph cannot be differentiated to a map in its middle.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    # Not compiled: a compiled graph cannot be differentiated to a map in its middle. This is
+    # torch.compiler.disable as torch's own optimisers use it: the compiler is imported by the first
+    # call instead of here, where it would take two seconds of every process that names a model.
+    @_disable_dynamo
     def _look(self, x_N3HW: Tensor, audio_logits: Tensor) -> tuple[list[Tensor], Tensor]:
         """The attended maps of all frames, and their consensus scores [N, 1000]."""
         if self.training or torch.is_grad_enabled():

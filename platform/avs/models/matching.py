@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -155,6 +154,8 @@ def _to_cpu(tables: list[Tensor]) -> Iterator[np.ndarray]:
 
 
 def _assign(table: np.ndarray, *, device: torch.device) -> Match:
+    from scipy.optimize import linear_sum_assignment  # two seconds that only matching needs
+
     queries, objects = linear_sum_assignment(table)
     return Match(
         queries=torch.as_tensor(queries, device=device),

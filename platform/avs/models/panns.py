@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
-import torchaudio
 from torch import Tensor, nn
 
 from avs.models.audioset import NUM_AUDIOSET_CLASSES
@@ -103,6 +102,8 @@ class _LogMel(nn.Module):
     """Power [N, 1, F, B] -> decibels [N, 1, F, M]: Slaney's mel scale and area norm."""
 
     def __init__(self) -> None:
+        import torchaudio  # here, since most trainings have another audio network
+
         super().__init__()
         self.melW = nn.Parameter(
             torchaudio.functional.melscale_fbanks(

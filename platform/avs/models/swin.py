@@ -15,7 +15,6 @@ import re
 from typing import Any
 
 import torch
-from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -86,13 +85,26 @@ def _attention(
     padded_height, padded_width, num_channels = x_NhwC.shape[1:]
     if any(shift):
         x_NhwC = torch.roll(x_NhwC, shifts=(-shift[0], -shift[1]), dims=(1, 2))
-    windows = window_partition(x_NhwC, window).flatten(1, 2)
+    windows = _to_windows(x_NhwC, window).flatten(1, 2)
     windows = block.attn(windows, mask=mask_WPP)
     windows = windows.view(-1, *window, num_channels)
-    x_NhwC = window_reverse(windows, window, padded_height, padded_width)
+    x_NhwC = _from_windows(windows, padded_height, padded_width)
     if any(shift):
         x_NhwC = torch.roll(x_NhwC, shifts=shift, dims=(1, 2))
     return x_NhwC[:, :height, :width]
+
+
+def _to_windows(x_NhwC: Tensor, window: tuple[int, int]) -> Tensor:
+    """[N, h, w, C] -> [N * W, rows, columns, C], windows from left to right and top to bottom."""
+    rows, columns = window
+    return x_NhwC.unflatten(2, (-1, columns)).unflatten(1, (-1, rows)).transpose(2, 3).flatten(0, 2)
+
+
+def _from_windows(windows: Tensor, height: int, width: int) -> Tensor:
+    """The reverse of :func:`_to_windows`: [N * W, rows, columns, C] -> [N, height, width, C]."""
+    rows, columns = windows.shape[1:3]
+    x = windows.unflatten(0, (-1, height // rows, width // columns))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def _shift_mask(x_NhwC: Tensor, *, window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
@@ -102,7 +114,7 @@ def _shift_mask(x_NhwC: Tensor, *, window: tuple[int, int], shift: tuple[int, in
         for axis in (0, 1)
     )
     regions_1hw1 = (3 * rows[:, None] + columns)[None, :, :, None]
-    regions_WP = window_partition(regions_1hw1, window).flatten(1)
+    regions_WP = _to_windows(regions_1hw1, window).flatten(1)
     other_WPP = regions_WP[:, None] != regions_WP[:, :, None]
     return torch.zeros_like(other_WPP, dtype=torch.float32).masked_fill(other_WPP, HIDDEN)
 

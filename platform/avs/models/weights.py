@@ -20,13 +20,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from huggingface_hub import (
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
@@ -55,11 +48,6 @@ ARRAY_TYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool
 HUB_PREFIX = "hf-hub:"  # timm's own
 HUB_NAME = re.compile(r"hf-hub:(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)")
 HUB_TIMEOUT_S = 5.0
-# Among them what the hub's HTTP client raises when nobody answers; which client that is changes.
-READ_ERRORS: tuple[type[Exception], ...] = (
-    *(OSError, ValueError, DataError),
-    *HfHubHTTPError.__bases__,
-)
 # A file that is no pickle may make torch's reader of pickles stumble over anything.
 DECODE_ERRORS: tuple[type[Exception], ...] = (
     *(pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError),
@@ -105,7 +93,7 @@ def read_weights_bytes(spec: str, *, way_out: str) -> bytes:
         raise WeightsError(f"no weights file given. {way_out}")
     try:
         return storage.read_bytes(_fetched(spec) if spec.startswith(HUB_PREFIX) else spec)
-    except READ_ERRORS as error:
+    except _read_errors() as error:
         raise _unreadable(spec, error, way_out) from error
 
 
@@ -116,7 +104,7 @@ def fetch_from_hub(spec: str, *, way_out: str) -> str:
     """
     try:
         return _fetched(spec)
-    except READ_ERRORS as error:
+    except _read_errors() as error:
         raise _unreadable(spec, error, way_out) from error
 
 
@@ -212,6 +200,13 @@ def _without_module(name: str) -> str:
     return name.removeprefix("module.")
 
 
+def _read_errors() -> tuple[type[Exception], ...]:
+    """Among them what the hub's HTTP client raises when nobody answers, whichever that is."""
+    from huggingface_hub.errors import HfHubHTTPError  # late as in _fetched
+
+    return OSError, ValueError, DataError, *HfHubHTTPError.__bases__
+
+
 def _unreadable(spec: str, error: Exception, way_out: str) -> WeightsError:
     reason = str(error).partition("\n")[0].rstrip(".")
     return WeightsError(f"cannot read weights {spec!r}: {reason}. {way_out}")
@@ -222,6 +217,14 @@ def _fetched(spec: str) -> str:
 
     Asked first is whether the hub answers: its own download needs half a minute to find out.
     """
+    # Here, because few runs read from the hub, and its client takes a while.
+    from huggingface_hub import (
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
+
     match = HUB_NAME.fullmatch(spec)
     if match is None:
         raise ValueError(f"a hub name is {HUB_PREFIX}OWNER/REPO/FILE, or OWNER/REPO@REVISION/FILE")

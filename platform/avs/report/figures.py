@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 
 from avs.media.drawing import blend_mask, draw_outlines, mask_palette
 
-__all__ = ["contact_sheet", "curves", "plain_text", "png_bytes", "short_name", "sound_bars"]
+# matplotlib takes a second to import, which a training needs after its last step only: it is
+# imported where something is drawn.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "contact_sheet",
+    "curves",
+    "new_figure",
+    "plain_text",
+    "png_bytes",
+    "short_name",
+    "sound_bars",
+    "tick_whole_numbers",
+]
 
 COLUMNS = (
     ("frame", "frame"),
@@ -28,25 +40,25 @@ _SEEN = ("seen", "objects seen")
 
 def curves(history: Sequence[dict[str, Any]]) -> bytes:
     """Loss, and validation J and F, over the epochs of a run."""
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = new_figure(9, 3)
     loss_axes, score_axes = figure.subplots(1, 2)
     epochs = [m["epoch"] for m in history]
     loss_axes.plot(epochs, [m["loss"] for m in history], color="#333333", marker=".")
     loss_axes.set(title="training loss", xlabel="epoch")
-    loss_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    tick_whole_numbers(loss_axes.xaxis)
     for key, name, colour in (("val_j", "J", "#d1495b"), ("val_f", "F", "#00798c")):
         if history[0][key] is not None:
             values = [m[key] for m in history]
             score_axes.plot(epochs, values, label=name, color=colour, marker=".")
             score_axes.legend(frameon=False)
     score_axes.set(title="validation", xlabel="epoch", ylim=(0, 1))
-    score_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    tick_whole_numbers(score_axes.xaxis)
     return png_bytes(figure)
 
 
 def sound_bars(conditions: dict[str, dict[str, Any]]) -> bytes:
     """J and F with the true, the silent and the swapped sound."""
-    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    figure = new_figure(6, 2.6)
     axes = figure.subplots()
     names = list(conditions)
     for offset, key, label, colour in ((-0.2, "j", "J", "#d1495b"), (0.2, "f", "F", "#00798c")):
@@ -73,7 +85,7 @@ def contact_sheet(
     """
     columns = COLUMNS if names is None else (*COLUMNS, _SEEN)
     rows = len(pictures)
-    figure = Figure(figsize=(2.0 * len(columns), 2.1 * rows + 0.3), layout="constrained")
+    figure = new_figure(2.0 * len(columns), 2.1 * rows + 0.3)
     grid = figure.subplots(rows, len(columns), squeeze=False)
     palette = mask_palette(num_classes)
     for axes, (_, title) in zip(grid[0], columns, strict=True):
@@ -102,6 +114,8 @@ def _drawn(arrays: dict[str, np.ndarray], key: str, palette: np.ndarray) -> np.n
 
 def _write_names(axes: Axes, labels: np.ndarray, names: Sequence[str]) -> None:
     """Name k in the middle of what label k + 1 shows of its object, one below another's name."""
+    from matplotlib.patheffects import withStroke
+
     height, width = labels.shape
     taken: list[tuple[float, float]] = []
     for label, name in enumerate(names, start=1):
@@ -126,6 +140,20 @@ def short_name(clip_id: str) -> str:
 def plain_text(text: str) -> str:
     """A text for a figure: matplotlib would read a pair of dollar signs as mathematics."""
     return text.replace("$", r"\$")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches, which lays itself out."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def tick_whole_numbers(axis: Axis) -> None:
+    """For an axis that counts: ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def png_bytes(figure: Figure) -> bytes:

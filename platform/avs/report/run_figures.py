@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from avs.report.figures import plain_text, png_bytes, short_name
+from avs.report.figures import (
+    new_figure,
+    plain_text,
+    png_bytes,
+    short_name,
+    tick_whole_numbers,
+)
+
+if TYPE_CHECKING:  # imported late, as in avs.report.figures
+    from matplotlib.axes import Axes
 
 __all__ = ["overlay_sheet", "run_curves"]
 
@@ -23,7 +29,7 @@ def run_curves(history: Sequence[dict[str, Any]], *, best_epoch: int | None) -> 
 
     ``best_epoch`` (from 1) is marked where J was measured.
     """
-    figure = Figure(figsize=(10, 6.2), layout="constrained")
+    figure = new_figure(10, 6.2)
     grid = figure.subplots(2, 2)
     _loss(grid[0, 0], history)
     _scores(grid[0, 1], history, best_epoch)
@@ -33,7 +39,7 @@ def run_curves(history: Sequence[dict[str, Any]], *, best_epoch: int | None) -> 
     _speed(grid[1, 1], history)
     for axes in grid.flat:
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        tick_whole_numbers(axes.xaxis)
         axes.set_xlim(0.5, max(len(history), 2) + 0.5)
         axes.grid(alpha=0.25)
     return png_bytes(figure)
@@ -41,7 +47,7 @@ def run_curves(history: Sequence[dict[str, Any]], *, best_epoch: int | None) -> 
 
 def overlay_sheet(overlays: Sequence[tuple[str, np.ndarray]]) -> bytes:
     """A row a clip: id, and uint8 [H, 3 W, 3] of the frame, the truth and the prediction."""
-    figure = Figure(figsize=(7.2, 2.3 * len(overlays) + 0.3), layout="constrained")
+    figure = new_figure(7.2, 2.3 * len(overlays) + 0.3)
     rows = figure.subplots(len(overlays), 1, squeeze=False)[:, 0]
     rows[0].set_title("frame, ground truth, prediction", fontsize=9)
     for axes, (clip_id, image) in zip(rows, overlays, strict=True):

@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import functional as tvf  # type: ignore[import-untyped]
 
 from avs.schema import IGNORE_INDEX
 from avs.training.config import JitterEach, LoopConfig
@@ -55,6 +55,7 @@ def crop_clips(
     logarithmic scale), as torchvision's RandomResizedCrop takes them. Masks take the nearest pixel.
     Padded frames stay as they are, and which frames are padding or have ground truth does too.
     """
+    tvf = _torchvision()
     height, width = batch.frames.shape[-2:]
     for slot in range(len(batch.clip_ids)):
         box = _crop_box(height, width, scale=scale, ratio=ratio, rng=rng)
@@ -145,6 +146,7 @@ def _crop_box(
 
 def _jittered(x_3HW: Tensor, strength: Sequence[float], rng: np.random.Generator) -> Tensor:
     """A frame, or all frames of a clip [T, 3, H, W] by the same draws."""
+    tvf = _torchvision()
     brightness, contrast, saturation, hue = strength
     changes: list[Callable[[Tensor], Tensor]] = [
         partial(tvf.adjust_brightness, brightness_factor=_factor(brightness, rng)),
@@ -155,6 +157,13 @@ def _jittered(x_3HW: Tensor, strength: Sequence[float], rng: np.random.Generator
     for index in rng.permutation(len(changes)):
         x_3HW = changes[index](x_3HW)
     return x_3HW
+
+
+def _torchvision() -> Any:
+    """Imported when it is first needed: it takes three seconds, and mirroring needs none of it."""
+    from torchvision.transforms import functional  # type: ignore[import-untyped]
+
+    return functional
 
 
 def _factor(strength: float, rng: np.random.Generator) -> float:

@@ -20,7 +20,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from avs import storage
 from avs.config import build, dump
@@ -32,8 +32,9 @@ from avs.training.config import TrainConfig
 from avs.training.feed import prefetch
 from avs.training.follow import Follower
 from avs.training.loop import train
-from avs.training.notices import listen_to_sigterm, was_signalled
+from avs.training.notices import was_signalled
 from avs.training.open_observers import check_logging, complete_logging, open_observers
+from avs.training.ray_backend import ListeningConfig
 from avs.training.ray_feed import reading_cpus, stream_from_ray
 from avs.training.resume import check_lanes, told_position
 from avs.training.run import EpochMetrics, Run
@@ -80,9 +81,7 @@ def train_distributed(
             say("train: a change of workers repeats up to an epoch; checkpoint.every_steps=N less")
         with Follower(run, num_seen=len(history), say=say):
             _fit_while_it_gets_on(config, run, lease.owner, cpus=cpus, say=say)
-        final = run.last_state()
-    assert final is not None
-    return list(final[1]["history"])
+        return run.read_metrics()
 
 
 def check_resources(scale: ScaleConfig) -> None:
@@ -139,7 +138,7 @@ def _fit(config: TrainConfig, name: str, *, owner: str, cpus: float) -> None:
     trainer = TorchTrainer(
         _worker_loop,
         train_loop_config={"config": dump(config), "owner": owner, "cpus": cpus},
-        torch_config=_ListeningConfig(),
+        torch_config=ListeningConfig(),
         scaling_config=ScalingConfig(
             num_workers=num_workers if scale.min_workers else scale.num_workers,
             use_gpu=config.scale.gpus_per_worker > 0,
@@ -154,25 +153,6 @@ def _fit(config: TrainConfig, name: str, *, owner: str, cpus: float) -> None:
         ),
     )
     trainer.fit()
-
-
-class _ListeningConfig(TorchConfig):
-    """Torch's process group, on workers that take SIGTERM for a notice.
-
-    Python sets signal handlers in the main thread only, where Train runs the backend's start; the
-    loop has a thread of its own.
-    """
-
-    @property
-    def backend_cls(self) -> Any:
-        backend: Any = super().backend_cls
-
-        class Listening(backend):  # type: ignore[misc]
-            def on_start(self, worker_group: Any, backend_config: Any) -> None:
-                super().on_start(worker_group, backend_config)
-                worker_group.execute(listen_to_sigterm)
-
-        return Listening
 
 
 class _Drains:

@@ -12,12 +12,14 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from avs.training.state import Worker
+if TYPE_CHECKING:
+    from avs.training.state import Worker
 
 __all__ = ["ASK_EVERY_S", "Notices", "listen_to_sigterm", "was_signalled"]
 

@@ -1,0 +1,27 @@
+"""What Ray Train's processes take from here, and what they are told, so that a training starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+
+
+def test_the_controller_takes_the_process_group_without_networks_or_checkpoints() -> None:
+    code = "import sys, avs.training.ray_backend; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    own = {name for name in done.stdout.split() if name.startswith("avs.")}
+    assert own == {"avs.training", "avs.training.notices", "avs.training.ray_backend"}
+
+
+def test_ray_knows_the_settings_of_a_ray_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(JOBS))
+    from _launch import OWN_RAY
+
+    assert set(OWN_RAY) <= ENV_VARS_TO_PROPAGATE
