@@ -97,13 +97,15 @@ def _attention(
 def _to_windows(x_NhwC: Tensor, window: tuple[int, int]) -> Tensor:
     """[N, h, w, C] -> [N * W, rows, columns, C], windows from left to right and top to bottom."""
     rows, columns = window
-    return x_NhwC.unflatten(2, (-1, columns)).unflatten(1, (-1, rows)).transpose(2, 3).flatten(0, 2)
+    batch, height, width, num_channels = x_NhwC.shape
+    x = x_NhwC.reshape(batch, height // rows, rows, width // columns, columns, num_channels)
+    return x.transpose(2, 3).flatten(0, 2)
 
 
 def _from_windows(windows: Tensor, height: int, width: int) -> Tensor:
     """The reverse of :func:`_to_windows`: [N * W, rows, columns, C] -> [N, height, width, C]."""
-    rows, columns = windows.shape[1:3]
-    x = windows.unflatten(0, (-1, height // rows, width // columns))
+    rows, columns, num_channels = windows.shape[1:]
+    x = windows.view(-1, height // rows, width // columns, rows, columns, num_channels)
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
