@@ -20,6 +20,7 @@ from typing import Any
 __all__ = ["bare_start"]
 
 _COLUMNS = ("frames", "log_mel", "masks", "mask_valid")
+_CPUS = 0.25  # of a worker and of a read, as Ray counts them
 
 
 def bare_start(plain: dict[str, Any], shard: str, out: Path) -> None:
@@ -33,14 +34,16 @@ def bare_start(plain: dict[str, Any], shard: str, out: Path) -> None:
     from ray.train.torch import TorchTrainer
 
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
-    clips = ray.data.read_parquet(shard, columns=list(_COLUMNS), override_num_blocks=1)
+    # Where Train leaves it too few CPUs, Ray Data waits forever; listing the file takes a whole one.
+    clips = ray.data.read_parquet(
+        shard, columns=list(_COLUMNS), override_num_blocks=1, num_cpus=_CPUS
+    )
     trainer = TorchTrainer(
         _train,
         train_loop_config={**plain, "moments": str(out / "worker.json")},
         scaling_config=ScalingConfig(
             num_workers=plain["scale"]["num_workers"],
-            # Half a CPU each: with all CPUs in Train's hands, Ray Data would wait forever.
-            resources_per_worker={"CPU": 0.5},
+            resources_per_worker={"CPU": _CPUS},
         ),
         run_config=RunConfig(name="bare", storage_path=str(out / "ray")),
         datasets={"train": clips},
