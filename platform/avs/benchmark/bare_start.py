@@ -81,7 +81,7 @@ def _train(plain: dict[str, Any]) -> None:
             "loss"
         ]
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
         moments.setdefault("first_step", time.time())
     moments["epoch"] = time.time()

@@ -63,8 +63,11 @@ def scaling(config: BenchmarkConfig, prepared: Path, jobs: Path) -> Sequence[Con
             ),
         )
         _check_steps(training, sum(s.num_rows for s in training.manifest.split_shards("train")))
-        bare = partial(_torchrun, training, num_workers, stage.loader_processes)
-        for who, command in ((TORCHRUN, bare), (AVS, training.command)):
+        commands: dict[str, Callable[[Path], list[str]]] = {
+            TORCHRUN: partial(_torchrun, training, num_workers, stage.loader_processes),
+            AVS: training.command,
+        }
+        for who, command in commands.items():
             name = contender_name(who, num_workers)
             contenders.append(_contender(config, name, who, training, command, _steady))
     return contenders
