@@ -4,6 +4,8 @@ Here (quick=true for a smoke run; videos=DIR for your own instead of synthetic o
     python jobs/benchmark.py stage=prepare num_clips=600 "out='outputs/benchmark'"
     python jobs/benchmark.py stage=models "models.cases=[step,forward]" models.cost=false
     python jobs/benchmark.py stage=models "models.cases=[]" repeats=3  # the cost table alone
+    python jobs/benchmark.py stage=train repeats=7 "train.cases=[scaling]"
+    python jobs/benchmark.py stage=train 'train.overrides=["model=tpavi","train.batch_size=2"]'
 On a cluster it measures the head node:
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml \
         --entrypoint-num-cpus 2 -- python jobs/benchmark.py stage=prepare out=/tmp/benchmark

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avs.benchmark.config import BenchmarkConfig, ModelsConfig, Stage
+from avs.benchmark.config import BenchmarkConfig, ModelsConfig, Stage, TrainStageConfig
 
-__all__ = ["BenchmarkConfig", "ModelsConfig", "Stage", "run_benchmark"]
+__all__ = ["BenchmarkConfig", "ModelsConfig", "Stage", "TrainStageConfig", "run_benchmark"]
 
 
 def run_benchmark(config: BenchmarkConfig, *, jobs: Path) -> str:
@@ -19,6 +19,10 @@ def run_benchmark(config: BenchmarkConfig, *, jobs: Path) -> str:
         from avs.benchmark.models import benchmark_models  # torch: only where it is measured
 
         return benchmark_models(config, configs=jobs.parent / "configs")
+    if config.stage is Stage.TRAIN:
+        from avs.benchmark.train import benchmark_train
+
+        return benchmark_train(config, jobs=jobs)
     from avs.benchmark.prepare import benchmark_prepare
 
     return benchmark_prepare(config, jobs=jobs)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
+from avs.benchmark.train_config import TrainStageConfig
 from avs.errors import ConfigError
 
-__all__ = ["BenchmarkConfig", "ModelsConfig", "Stage"]
+__all__ = ["BenchmarkConfig", "ModelsConfig", "Stage", "TrainStageConfig"]
 
 
 class Stage(enum.Enum):
@@ -15,6 +16,7 @@ class Stage(enum.Enum):
 
     PREPARE = "prepare"
     MODELS = "models"
+    TRAIN = "train"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,12 +59,12 @@ class ModelsConfig:
 class BenchmarkConfig:
     """What is measured, and how often.
 
-    ``repeats`` interleaved runs of each contender of stage ``prepare`` and of the cost table.
-    Stage ``prepare``: with ``processes`` workers.
+    ``repeats`` interleaved runs of each contender of the stages ``prepare`` and ``train`` and of
+    the cost table. Stage ``prepare``: with ``processes`` workers.
     ``videos`` is a local folder whose videos are repeated up to ``num_clips`` clips (null:
-    synthetic ones). ``contenders`` keeps only some of the stage's. Stage ``models`` has its own
-    section. ``quick`` runs each contender once on a handful of clips or on a tiny network: a smoke
-    test, whose figures say nothing.
+    synthetic ones). ``contenders`` keeps only some of the stage's. The stages ``models`` and
+    ``train`` have sections of their own. ``quick`` runs each contender once on a handful of clips
+    or on a tiny network: a smoke test, whose figures say nothing.
     """
 
     stage: Stage
@@ -73,6 +75,7 @@ class BenchmarkConfig:
     shard_clips: int
     quick: bool
     models: ModelsConfig
+    train: TrainStageConfig
     videos: str | None = None
     contenders: list[str] | None = None
 
@@ -91,3 +94,4 @@ class BenchmarkConfig:
                 fusion_width=16,
                 pairs=1,
             )
+            self.train = self.train.quick()

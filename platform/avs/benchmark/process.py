@@ -38,8 +38,10 @@ class Usage:
     peak_bytes: int
 
 
-def run_measured(command: Sequence[str]) -> Usage:
-    """Run a command to its end.
+def run_measured(command: Sequence[str], *, num_threads: int = 1) -> Usage:
+    """Run a command to its end, each of its processes with ``num_threads`` threads.
+
+    The same for all contenders, or they would differ by how their processes share the cores.
 
     Raises:
         AvsError: it failed; the message holds the command and the end of what it printed.
@@ -47,9 +49,8 @@ def run_measured(command: Sequence[str]) -> Usage:
     started_s, began = time.time(), time.monotonic()
     peak_bytes = 0
     with tempfile.TemporaryFile() as log:
-        # One thread a process: with more, two contenders would differ by how they share the cores.
         child = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(num_threads=1)
+            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(num_threads=num_threads)
         )
         try:
             while True:

@@ -18,15 +18,26 @@ Runs = Mapping[str, Sequence[Mapping[str, float]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratio:
-    """Median of the pairs' ratios; ``lower`` bounds their geometric mean from below.
+    """Median of the pairs' ratios; ``lower`` and ``upper`` bound their geometric mean.
 
-    ``lower`` is one-sided, 90 %, from Student's t on the logarithms: it needs two pairs (else None)
-    and means something from about seven.
+    Each bound is one-sided, 90 %, from Student's t on the logarithms: it needs two pairs (else
+    None) and means something from about seven.
     """
 
     median: float
     lower: float | None
+    upper: float | None
     num_pairs: int
+
+    def times(self, factor: float) -> Ratio:
+        """The ratio multiplied by a positive number."""
+        scaled = [None if v is None else factor * v for v in (self.lower, self.upper)]
+        return Ratio(
+            median=factor * self.median,
+            lower=scaled[0],
+            upper=scaled[1],
+            num_pairs=self.num_pairs,
+        )
 
 
 def pair_ratios(runs: Runs, first: str, second: str) -> dict[str, Ratio]:
@@ -54,8 +65,9 @@ def growth(runs: Mapping[str, Runs], cases: Sequence[str], contender: str) -> di
 
 def _ratio(values: Sequence[float]) -> Ratio:
     logs = [math.log(value) for value in values]
-    lower = None
+    lower = upper = None
     if len(logs) > 1:
         error = stdev(logs) / math.sqrt(len(logs))
-        lower = math.exp(fmean(logs) - float(stats.t.ppf(_CONFIDENCE, len(logs) - 1)) * error)
-    return Ratio(median=median(values), lower=lower, num_pairs=len(values))
+        reach = float(stats.t.ppf(_CONFIDENCE, len(logs) - 1)) * error
+        lower, upper = math.exp(fmean(logs) - reach), math.exp(fmean(logs) + reach)
+    return Ratio(median=median(values), lower=lower, upper=upper, num_pairs=len(values))

@@ -1,36 +1,71 @@
-"""A configuration of stage ``models`` that runs in seconds."""
+"""Configurations of the stages that run in seconds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from avs.benchmark import BenchmarkConfig, ModelsConfig
+from avs.benchmark import BenchmarkConfig, ModelsConfig, TrainStageConfig
 from avs.config import parse
+
+MODELS_SECTION: dict[str, Any] = {
+    "backbone": "test_resnet",
+    "image_size_px": 64,
+    "fusion_width": 16,
+    "pairs": 1,
+    "num_threads": 1,
+    "memory_limit_gb": 16.0,
+    "cost": False,
+    "backbones": ["test_resnet"],
+}
+TRAIN_SECTION: dict[str, Any] = {
+    "num_clips": 32,
+    "image_size_px": 64,
+    "overrides": ["model=tiny"],
+    "workers": [1, 2],
+    "epochs": 3,
+    "loader_processes": 0,
+    "start_workers": 1,
+    "start_overrides": [],
+}
 
 
 def stage_config(out: Path, *, repeats: int = 1, **models: Any) -> BenchmarkConfig:
     """``models`` are keys of its section; without a cost table unless it says so."""
-    section = {
-        "backbone": "test_resnet",
-        "image_size_px": 64,
-        "fusion_width": 16,
-        "pairs": 1,
-        "num_threads": 1,
-        "memory_limit_gb": 16.0,
-        "cost": False,
-        "backbones": ["test_resnet"],
-    }
+    config = _config("models", out, repeats=repeats, models=models)
+    assert isinstance(config.models, ModelsConfig)
+    return config
+
+
+def train_stage_config(
+    out: Path, *, repeats: int = 1, quick: bool = False, **train: Any
+) -> BenchmarkConfig:
+    """``train`` are keys of its section."""
+    config = _config("train", out, repeats=repeats, quick=quick, train=train)
+    assert isinstance(config.train, TrainStageConfig)
+    return config
+
+
+def _config(
+    stage: str,
+    out: Path,
+    *,
+    repeats: int,
+    quick: bool = False,
+    models: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+) -> BenchmarkConfig:
     plain = {
-        "stage": "models",
+        "stage": stage,
         "out": str(out),
         "num_clips": 1,
         "repeats": repeats,
         "processes": 1,
         "shard_clips": 1,
-        "quick": False,
-        "models": section | models,
+        "quick": quick,
+        "models": {**MODELS_SECTION, **(models or {})},
+        "train": {**TRAIN_SECTION, **(train or {})},
     }
     config: BenchmarkConfig = parse(plain, BenchmarkConfig)
-    assert isinstance(config.models, ModelsConfig)
     return config

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from stage_config import MODELS_SECTION, TRAIN_SECTION
 
 from avs.benchmark import BenchmarkConfig, Stage
 from avs.benchmark.clips import link_clips
@@ -115,14 +116,6 @@ def _plain() -> dict[str, object]:
         "processes": 1,
         "shard_clips": 2,
         "quick": False,
-        "models": {
-            "backbone": "test_resnet",
-            "image_size_px": 64,
-            "fusion_width": 16,
-            "pairs": 1,
-            "num_threads": 1,
-            "memory_limit_gb": 16.0,
-            "cost": False,
-            "backbones": ["test_resnet"],
-        },
+        "models": MODELS_SECTION,
+        "train": TRAIN_SECTION,
     }
