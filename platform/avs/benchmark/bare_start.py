@@ -10,6 +10,7 @@ with a token. OUT/moments.json gets the Unix times at which it reached what.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import sys
@@ -33,7 +34,7 @@ def bare_start(plain: dict[str, Any], shard: str, out: Path) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     # Where Train leaves it too few CPUs, Ray Data waits forever; listing takes a whole one.
     clips = ray.data.read_parquet(
         shard, columns=list(_COLUMNS), override_num_blocks=1, num_cpus=_CPUS

@@ -89,7 +89,9 @@ def bare_train(config: TrainConfig, prepared: str, out: Path, *, loader_processe
             system, broadcast_buffers=False, gradient_as_bucket_view=True
         )
     clips = _Clips(prepared)
-    sampler = DistributedSampler(clips, num_replicas=world_size, rank=rank, drop_last=True)
+    sampler: DistributedSampler[Any] = DistributedSampler(
+        clips, num_replicas=world_size, rank=rank, drop_last=True
+    )
     loader = DataLoader(
         clips,
         batch_size=config.train.batch_size,
