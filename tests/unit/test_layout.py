@@ -27,6 +27,7 @@ ROOT_CONFIGS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 
 # Which parts know Ray: everything else runs and is measured on machines without it.
 RAY_ALLOWED = (
+    "benchmark/bare_start.py",
     "prepare/",
     "training/distributed.py",
     "training/ray_backend.py",
