@@ -15,9 +15,10 @@ from small_configs import TWO_WORKERS, train_config
 
 from avs.datasets.synthetic import Layout
 from avs.errors import ConfigError, DataError
+from avs.training.batch import Batch
 from avs.training.config import Feed, TrainConfig
 from avs.training.distributed import train_distributed
-from avs.training.feed import Batch, ClipReader, prefetch
+from avs.training.feed import ClipReader, prefetch
 from avs.training.plan import Cut, EpochPlan, plan_epoch
 from avs.training.ray_feed import reading_cpus, stream_from_ray
 

@@ -170,7 +170,10 @@ def test_a_node_that_is_drained_lets_all_ranks_save_their_step(
 def test_mistakes_end_before_anything_starts(prepared: Path, tmp_path: Path) -> None:
     config = run_config(prepared, tmp_path / "big")
     config.scale = ScaleConfig(num_workers=64, cpus_per_worker=1, gpus_per_worker=0)
-    with pytest.raises(ConfigError, match=r"needs 64 CPUs, the cluster has 4"):
+    with pytest.raises(ConfigError, match=r"num_workers=64 .* needs 64 CPUs, the cluster has 4"):
+        train_distributed(config)
+    config.scale.min_workers = 5
+    with pytest.raises(ConfigError, match=r"min_workers=5 .* needs 5 CPUs, the cluster has 4"):
         train_distributed(config)
     with pytest.raises(DataError, match="does not exist"):
         train_distributed(run_config(tmp_path / "nothing", tmp_path / "out"))

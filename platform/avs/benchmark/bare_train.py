@@ -33,9 +33,9 @@ from avs.models import AvsSystem, build_system
 from avs.prepare.manifest import read_manifest, shard_uri
 from avs.schema import read_clips
 from avs.training.augment import augment
+from avs.training.batch import Batch, padding_flags
 from avs.training.compute import prepare_networks
 from avs.training.config import TrainConfig
-from avs.training.feed import Batch, padding_flags
 from avs.training.optimiser import build_optimizer, set_learning_rate
 from avs.training.step import autocast
 from avs.training.truth import batch_truth, step_seed

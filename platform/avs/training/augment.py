@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from avs.schema import IGNORE_INDEX
+from avs.training.batch import Batch
 from avs.training.config import JitterEach, LoopConfig
-from avs.training.feed import Batch
 
 __all__ = ["augment", "crop_clips", "flip_clips", "jitter_colours", "move_off_screen"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -62,7 +61,7 @@ def train_distributed(
         config.train.init_from = storage.absolute(config.train.init_from)
     for folder in config.data.folders:
         read_manifest(folder).split_shards("train")
-    check_resources(_least(config.scale))
+    check_resources(config.scale)
     check_logging(config)
     cpus = reading_cpus(config.data.feed, config.scale)
     run = Run(config.out)
@@ -87,25 +86,24 @@ def train_distributed(
 def check_resources(scale: ScaleConfig) -> None:
     """Refuse what the cluster can never place: Ray Train would wait for it without a word.
 
+    Of an elastic training (``min_workers``), what it cannot do without.
+
     Raises:
         ConfigError: with the numbers asked for and there.
     """
+    count = "num_workers" if scale.min_workers is None else "min_workers"
+    num_workers: int = getattr(scale, count)
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for key, resource, each in (
         ("cpus_per_worker", "CPU", scale.cpus_per_worker),
         ("gpus_per_worker", "GPU", scale.gpus_per_worker),
     ):
-        wanted = each * scale.num_workers
+        wanted = each * num_workers
         if wanted > there.get(resource, 0):
             raise ConfigError(
-                f"scale.num_workers={scale.num_workers} with scale.{key}={each:g} needs "
+                f"scale.{count}={num_workers} with scale.{key}={each:g} needs "
                 f"{wanted:g} {resource}s, the cluster has {there.get(resource, 0):g}: lower one."
             )
-
-
-def _least(scale: ScaleConfig) -> ScaleConfig:
-    """What a training cannot do without."""
-    return replace(scale, num_workers=scale.min_workers or scale.num_workers)
 
 
 def _fit_while_it_gets_on(

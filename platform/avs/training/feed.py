@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -26,19 +25,12 @@ from avs.errors import DataError
 from avs.media.frames import resize_frames
 from avs.media.logmel import SAMPLE_RATE_HZ
 from avs.media.masks import resize_mask
-from avs.models.types import AudioOutput
 from avs.prepare.manifest import Manifest, read_manifest, shard_uri
 from avs.schema import LOG_MEL_SHAPE, check_schema, read_clips
+from avs.training.batch import Batch
 from avs.training.folders import check_alike
 
-__all__ = [
-    "Batch",
-    "ClipReader",
-    "ReadFeatures",
-    "Stream",
-    "padding_flags",
-    "prefetch",
-]
+__all__ = ["ClipReader", "ReadFeatures", "Stream", "prefetch"]
 
 _COLUMNS = ("clip_id", "categories", "frames", "log_mel", "masks", "mask_valid", "frame_valid")
 _WAVEFORM = "waveform"
@@ -49,65 +41,6 @@ _MAX_OPEN_FILES = 192
 # (prepared folder, shard, row, clip id) -> what an audio network makes of the clip: fields of an
 # AudioOutput for T examples.
 ReadFeatures = Callable[[str, str, int, str], dict[str, np.ndarray]]
-
-
-@dataclass(kw_only=True, slots=True)
-class Batch:
-    """B clips. frames uint8 [B, T, 3, H, W]; log_mel float32 [B, T, 1, 96, 64]; masks uint8
-    [B, T, H, W]; mask_valid, frame_valid bool [B, T]; waveform int16 [B, 16000 T], None where the
-    reader was not asked for it. audio_embedding float32 [B, T, D] and audio_logits float32
-    [B, T, 527] are what the audio network makes of the sound, where that was computed before."""
-
-    clip_ids: list[str]
-    categories: list[tuple[str, ...]]
-    frames: Tensor
-    log_mel: Tensor
-    masks: Tensor
-    mask_valid: Tensor
-    frame_valid: Tensor
-    waveform: Tensor | None = None
-    audio_embedding: Tensor | None = None
-    audio_logits: Tensor | None = None
-
-    @property
-    def sound(self) -> Tensor:
-        """What the audio network hears: the waveform where there is one, else the log-mel."""
-        return self.log_mel if self.waveform is None else self.waveform
-
-    @property
-    def heard(self) -> AudioOutput | None:
-        """What the audio network makes of the sound, B * T examples, where it need not run."""
-        if self.audio_embedding is None:
-            return None
-        logits = self.audio_logits
-        return AudioOutput(
-            embedding=self.audio_embedding.flatten(0, 1),
-            logits=None if logits is None else logits.flatten(0, 1),
-        )
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on ``device``."""
-
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        return Batch(
-            clip_ids=self.clip_ids,
-            categories=self.categories,
-            frames=self.frames.to(device, non_blocking=True),
-            log_mel=self.log_mel.to(device, non_blocking=True),
-            masks=self.masks.to(device, non_blocking=True),
-            mask_valid=self.mask_valid.to(device, non_blocking=True),
-            frame_valid=self.frame_valid.to(device, non_blocking=True),
-            waveform=moved(self.waveform),
-            audio_embedding=moved(self.audio_embedding),
-            audio_logits=moved(self.audio_logits),
-        )
-
-
-def padding_flags(batch: Batch) -> Tensor | None:
-    """``frame_valid`` where a batch holds padding, else None, as S4 and MS3 networks expect."""
-    return None if bool(batch.frame_valid.all()) else batch.frame_valid
 
 
 class ClipReader:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from avs.training.audio_features import use_audio_features
 from avs.training.augment import augment
+from avs.training.batch import Batch
 from avs.training.config import TrainConfig
 from avs.training.cost import epoch_cost
-from avs.training.feed import Batch
 from avs.training.notices import Notices
 from avs.training.plan import even_share, plan_epoch
 from avs.training.resume import begin

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from avs.inference.scoring import predicted_labels, shown_frame, spread_out
 from avs.media.drawing import blend_mask, mask_palette
-from avs.training.feed import padding_flags
+from avs.training.batch import padding_flags
 from avs.training.observers import SeenEpoch
 from avs.training.state import TrainingState
 from avs.training.step import autocast

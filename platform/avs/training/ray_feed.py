@@ -29,8 +29,9 @@ from ray.exceptions import RayTaskError, UserCodeException
 
 from avs.errors import AvsError, ConfigError
 from avs.scale import ScaleConfig
+from avs.training.batch import Batch
 from avs.training.config import Feed
-from avs.training.feed import Batch, ClipReader
+from avs.training.feed import ClipReader
 
 __all__ = ["reading_cpus", "stream_from_ray"]
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from avs.losses import total_loss
 from avs.models.micro_batches import micro_batch, shares_of_step
 from avs.models.types import Truth
+from avs.training.batch import Batch, padding_flags
 from avs.training.config import Precision
-from avs.training.feed import Batch, padding_flags
 from avs.training.lane_buffers import NOWHERE
 from avs.training.lanes import part_seed
 from avs.training.optimiser import set_learning_rate

@@ -18,7 +18,7 @@ import torch
 
 from avs.datasets.avss_metadata import source_video_id
 from avs.models.types import Truth
-from avs.training.feed import Batch, padding_flags
+from avs.training.batch import Batch, padding_flags
 
 __all__ = ["batch_truth", "source_video", "step_seed"]
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from avs.metrics import BinaryMeter, SemanticMeter, SemanticSums, clip_metrics, semantic_sums
 from avs.models import AvsSystem
-from avs.training.feed import Batch, padding_flags
+from avs.training.batch import Batch, padding_flags
 
 __all__ = ["validate"]
 

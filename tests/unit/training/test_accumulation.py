@@ -18,8 +18,8 @@ from avs.losses import LossConfig, LossKind, compute_loss
 from avs.models.dense_objective import semantic_dice
 from avs.models.micro_batches import micro_batch, shares_of_step
 from avs.models.types import ModelOutput
+from avs.training.batch import Batch
 from avs.training.config import TrainConfig
-from avs.training.feed import Batch
 from avs.training.loop import _steps, train
 from avs.training.resume import begin
 from avs.training.run import Run

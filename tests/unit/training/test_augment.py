@@ -15,8 +15,8 @@ from small_configs import train_config
 from avs.errors import ConfigError
 from avs.schema import IGNORE_INDEX
 from avs.training.augment import augment, crop_clips, jitter_colours, move_off_screen
+from avs.training.batch import Batch
 from avs.training.config import JitterEach
-from avs.training.feed import Batch
 
 SIDE = 32
 

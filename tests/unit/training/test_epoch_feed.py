@@ -12,7 +12,8 @@ import pytest
 import torch
 from small_configs import train_config
 
-from avs.training.feed import Batch, ClipReader, prefetch
+from avs.training.batch import Batch
+from avs.training.feed import ClipReader, prefetch
 from avs.training.loop import _steps, _validate
 from avs.training.state import TrainingState, Worker
 

@@ -20,7 +20,8 @@ from avs.media.masks import resize_mask
 from avs.prepare.manifest import read_manifest, shard_uri
 from avs.schema import arrow_schema, read_clips
 from avs.training import feed
-from avs.training.feed import ClipReader, padding_flags, prefetch
+from avs.training.batch import padding_flags
+from avs.training.feed import ClipReader, prefetch
 
 
 def _whole(prepared: Path, split: str) -> list[dict[str, Any]]:

@@ -22,9 +22,10 @@ from avs.media.masks import voc_palette
 from avs.prepare.manifest import read_manifest, write_manifest
 from avs.schema import write_clips
 from avs.training import augment
+from avs.training.batch import Batch
 from avs.training.checkpoint import load_checkpoint
 from avs.training.config import Precision, Schedule, TrainConfig
-from avs.training.feed import Batch, ClipReader
+from avs.training.feed import ClipReader
 from avs.training.loop import train
 from avs.training.run import Run
 from avs.training.state import Worker

@@ -20,9 +20,9 @@ from avs.errors import ConfigError
 from avs.losses import DiceForm
 from avs.models import MODELS
 from avs.training.augment import augment, jitter_colours
+from avs.training.batch import Batch
 from avs.training.checkpoint import resolve_checkpoint
 from avs.training.config import LoopConfig, Schedule, TrainConfig
-from avs.training.feed import Batch
 from avs.training.loop import train
 from avs.training.run import Run
 from avs.training.state import Worker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avs.training.feed import Batch
+from avs.training.batch import Batch
 from avs.training.truth import batch_truth, source_video, step_seed
 
 
