@@ -163,7 +163,7 @@ class AvscSegmenter(nn.Module):
                 matching=MatchingCosts(num_points=options.loss_points),
             ),
             sound_weight=options.sound_weight,
-            named=bool(names),
+            named=bool(names) or num_classes > 1,
         )
         self.teacher: Teacher | None = None
         if options.silent_object_aware:
@@ -202,11 +202,13 @@ class AvscSegmenter(nn.Module):
     def objective(
         self, output: ModelOutput, truth: Truth, *, config: LossConfig
     ) -> dict[str, Tensor]:
-        """See :func:`avs.models.avsc_objective.avsc_objective`; the teacher follows by a step."""
-        losses = avsc_objective(output, truth, config=config, options=self.objective_options)
+        """See :func:`avs.models.avsc_objective.avsc_objective`."""
+        return avsc_objective(output, truth, config=config, options=self.objective_options)
+
+    def after_step(self) -> None:
+        """Let the teacher follow the weights that a step has changed."""
         if self.teacher is not None:
             self.teacher.follow(self.objects)
-        return losses
 
     def training_state(self) -> dict[str, Tensor]:
         """The teacher; empty without one."""

@@ -4,7 +4,8 @@ Set loss per frame, with targets made of the masks. Semantic masks give an objec
 Binary masks of a clip with a single category give one object of it; a clip with several, or with
 none although something sounds, does not say which pixels are which, so its frames teach the
 objects nothing by themselves and reach them through the map alone (a mask over two objects would
-teach queries to join what happens to sound together). Without category names all that sounds is
+teach queries to join what happens to sound together). Nor does a clip with a sound from elsewhere,
+whose empty masks do not mean that nothing is there. Without category names all that sounds is
 one object of the class "sounding object". Everything here is reconstructed but the cross entropy
 of the map and the existence of a silent-object-aware objective.
 
@@ -81,7 +82,10 @@ def frame_targets(truth: Truth, *, kind: LossKind, named: bool) -> list[Targets 
 
     named: the clips' categories tell what a binary mask shows; False = one class for all.
     """
-    valid_N = truth.mask_valid.flatten()
+    valid_BT = truth.mask_valid
+    if truth.off_screen is not None:
+        valid_BT = valid_BT & ~truth.off_screen.unsqueeze(1)
+    valid_N = valid_BT.flatten()
     if kind is LossKind.SEMANTIC:
         return class_targets(truth.masks.flatten(0, 1), valid_N)
     shown_BTHW = (truth.masks > 0).to(torch.uint8)  # as one class

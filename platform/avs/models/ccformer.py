@@ -160,7 +160,10 @@ class CcformerSegmenter(nn.Module):
             parts["auxiliary"] = (options.aux_weight, auxiliary)
         if output.embeddings is not None:
             bcl = contrastive_loss(
-                output.embeddings, videos=truth.videos, frame_valid=truth.frame_valid
+                output.embeddings,
+                videos=truth.videos,
+                frame_valid=truth.frame_valid,
+                off_screen=truth.off_screen,
             )
             parts["bcl"] = (options.bcl_weight, bcl)
         total = torch.stack([weight * value for weight, value in parts.values()]).sum()

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from avs.models.micro_batches import own_count
 from avs.models.set_losses import count_per_rank
 
 __all__ = ["MAX_LOGIT_SCALE", "ContrastiveHeads", "contrastive_loss", "num_ranks"]
@@ -83,20 +84,28 @@ def pooled_by_mask(maps: Sequence[Tensor], mask_N1HW: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    embeddings: tuple[Tensor, Tensor, Tensor], *, videos: Tensor, frame_valid: Tensor | None
+    embeddings: tuple[Tensor, Tensor, Tensor],
+    *,
+    videos: Tensor,
+    frame_valid: Tensor | None,
+    off_screen: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE, mean over the real frames of all ranks (see :func:`count_per_rank`).
 
     embeddings: as :class:`ContrastiveHeads` makes them, of the same shape on every rank.
     videos: int64 [B], equal for clips of one source video, whose frames are not compared.
     frame_valid: bool [B, T]; padding is neither anchor nor negative. None = all frames are real.
-    A frame without any negative adds 0. Every rank must call this in every step.
+    off_screen: bool [B]; nor are clips whose sound is not that of the picture. None = there are
+    none. Nor are those of a part of a step that this rank does not have. A frame without any
+    negative adds 0. Every rank must call this in every step.
     """
     sound_BTD, picture_BTD, scale = embeddings
     if frame_valid is None:
         frame_valid = torch.ones(sound_BTD.shape[:2], dtype=torch.bool, device=sound_BTD.device)
     video_N = videos.unsqueeze(1).expand_as(frame_valid).flatten()
-    valid_N = frame_valid.flatten()
+    if off_screen is not None:
+        frame_valid = frame_valid & ~off_screen.unsqueeze(1)
+    valid_N = own_count(frame_valid.flatten())
     with torch.autocast(sound_BTD.device.type, enabled=False):
         sound_ND, picture_ND = sound_BTD.float().flatten(0, 1), picture_BTD.float().flatten(0, 1)
         compared_NM = _compared(video_N, valid_N)

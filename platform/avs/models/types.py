@@ -100,6 +100,8 @@ class Truth:
     None for a model without names.
     videos: int64 [B], equal for clips of one source video, on whichever rank they are.
     seed: of the sampled points; the same on all ranks in a step.
+    off_screen: bool [B], True = the sound is not that of the picture, which shows other things
+    than ``categories`` and says nothing of what it shows; None = every clip has its own sound.
     """
 
     masks: Tensor
@@ -108,6 +110,7 @@ class Truth:
     categories: Tensor | None
     videos: Tensor
     seed: int
+    off_screen: Tensor | None = None
 
 
 @dataclass(kw_only=True, slots=True)

@@ -99,9 +99,10 @@ def jitter_colours(
 def move_off_screen(batch: Batch, chosen_B: Sequence[bool] | np.ndarray) -> None:
     """Let the chosen clips hear the next clip of the batch, where the two share no category.
 
-    Nothing that is seen sounds then: their masks are empty (ignored pixels stay ignored), and
-    their categories are those of the sound. A clip without named categories is left as it is, and
-    lends no sound, because nothing says that it does not fit. What the audio network made of the
+    Nothing that is seen sounds then: their masks are empty (ignored pixels stay ignored), their
+    categories are those of the sound, and ``batch.off_screen`` says so. A clip without named
+    categories is left as it is, and lends no sound, because nothing says that it does not fit; nor
+    does one lend its sound to a clip with more real frames. What the audio network made of the
     sound before goes along.
     """
     named = [set(names) for names in batch.categories]
@@ -110,6 +111,7 @@ def move_off_screen(batch: Batch, chosen_B: Sequence[bool] | np.ndarray) -> None
         slot
         for slot, donor in enumerate(donors)
         if chosen_B[slot] and named[slot] and named[donor] and not named[slot] & named[donor]
+        if not (batch.frame_valid[slot] & ~batch.frame_valid[donor]).any()
     ]
     if not moved:
         return
@@ -119,6 +121,8 @@ def move_off_screen(batch: Batch, chosen_B: Sequence[bool] | np.ndarray) -> None
             sound[moved] = sound[given]  # the right side is a copy
     masks_XTHW = batch.masks[moved]
     batch.masks[moved] = masks_XTHW.where(masks_XTHW == IGNORE_INDEX, torch.zeros_like(masks_XTHW))
+    batch.off_screen = torch.zeros(len(named), dtype=torch.bool, device=batch.masks.device)
+    batch.off_screen[moved] = True
     heard = [batch.categories[donor] for donor in given]
     for slot, names in zip(moved, heard, strict=True):
         batch.categories[slot] = names

@@ -19,7 +19,9 @@ class Batch:
     """B clips. frames uint8 [B, T, 3, H, W]; log_mel float32 [B, T, 1, 96, 64]; masks uint8
     [B, T, H, W]; mask_valid, frame_valid bool [B, T]; waveform int16 [B, 16000 T], None where the
     reader was not asked for it. audio_embedding float32 [B, T, D] and audio_logits float32
-    [B, T, 527] are what the audio network makes of the sound, where that was computed before."""
+    [B, T, 527] are what the audio network makes of the sound, where that was computed before.
+    off_screen bool [B]: the sound is not that of the picture (see :mod:`avs.training.augment`);
+    None where every clip has its own."""
 
     clip_ids: list[str]
     categories: list[tuple[str, ...]]
@@ -31,6 +33,7 @@ class Batch:
     waveform: Tensor | None = None
     audio_embedding: Tensor | None = None
     audio_logits: Tensor | None = None
+    off_screen: Tensor | None = None
 
     @property
     def sound(self) -> Tensor:
@@ -65,6 +68,7 @@ class Batch:
             waveform=moved(self.waveform),
             audio_embedding=moved(self.audio_embedding),
             audio_logits=moved(self.audio_logits),
+            off_screen=moved(self.off_screen),
         )
 
 

@@ -209,7 +209,7 @@ def _augmentation(loop: LoopConfig) -> Iterator[str]:
     if loop.color_jitter is not None:
         yield f"colours of each {loop.color_jitter_each.value} by up to {list(loop.color_jitter)}"
     if loop.off_screen_ratio:
-        yield f"{loop.off_screen_ratio:g} of the clips with the sound of another category"
+        yield f"up to {loop.off_screen_ratio:g} of the clips with the sound of another category"
 
 
 def _loss(config: TrainConfig) -> Iterator[str]:

@@ -156,7 +156,8 @@ class TrainConfig:
         self._check_checkpoint()
         options = model_options(self.model.name, self.model.options)
         if isinstance(options, NeedsBatch):
-            options.check_batch(self.train.batch_size * self.scale.num_workers)
+            least = self.scale.min_workers or self.scale.num_workers
+            options.check_batch(self.train.batch_size * least)
         if self.train.precision is Precision.FP16 and not self.scale.gpus_per_worker:
             raise ConfigError(
                 "train.precision=fp16 needs GPUs (its loss scaling is for them), "

@@ -44,6 +44,9 @@ class HasTrainingState(Protocol):
     """A segmenter that training needs more of than inference does, and that is not trained: it
     goes into trainer_state.pt instead of the weights. The same on every rank."""
 
+    def after_step(self) -> None:
+        """Take in what the optimiser has changed; once a step, however it was cut."""
+
     def training_state(self) -> dict[str, Tensor]:
         """Copies on the CPU; the names are the segmenter's own."""
 

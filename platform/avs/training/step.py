@@ -2,8 +2,8 @@
 
 The gradients of the micro-batches add up where they are, and DDP shares them once, with the last.
 Each loss is divided by the counts of the whole step (:mod:`avs.models.micro_batches`), so that for
-means over labelled frames a step is the same however it is cut. Stochastic layers, batch-norm
-statistics and the teacher of AVSC see each micro-batch by itself; what stochastic layers draw is a
+means over labelled frames a step is the same however it is cut. Stochastic layers and batch-norm
+statistics see each micro-batch by itself; what stochastic layers draw is a
 function of the step, the lane and the place in it, so no random state outlives a forward pass.
 
 A rank with fewer micro-batches than another computes its last one again without counting it: the
@@ -87,8 +87,6 @@ def lay_out_gradients(state: TrainingState, batches: Sequence[Batch], *, seed: i
     """
     if not isinstance(state.ddp, nn.parallel.DistributedDataParallel):
         return
-    segmenter = state.system.segmenter
-    memory = segmenter.training_state() if isinstance(segmenter, HasTrainingState) else {}
     buffers = {name: value.clone() for name, value in state.system.named_buffers()}
     truth = batch_truth(batches[0], category_names=state.model_config.category_names, seed=seed)
     _forward(state, batches[0], truth)["loss"].backward()  # type: ignore[no-untyped-call]
@@ -96,8 +94,6 @@ def lay_out_gradients(state: TrainingState, batches: Sequence[Batch], *, seed: i
     with torch.no_grad():
         for name, value in state.system.named_buffers():
             value.copy_(buffers[name])
-    if isinstance(segmenter, HasTrainingState):
-        segmenter.load_training_state(memory)
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
@@ -135,3 +131,5 @@ def _change_weights(state: TrainingState) -> None:
         state.gradient_norm = float(nn.utils.clip_grad_norm_(trained, longest))
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    if isinstance(state.system.segmenter, HasTrainingState):
+        state.system.segmenter.after_step()

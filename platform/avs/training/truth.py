@@ -45,6 +45,7 @@ def batch_truth(batch: Batch, *, category_names: Sequence[str], seed: int) -> Tr
         categories=categories,
         videos=torch.tensor(videos, dtype=torch.int64, device=device),
         seed=seed,
+        off_screen=batch.off_screen,
     )
 
 

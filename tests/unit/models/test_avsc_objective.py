@@ -56,6 +56,12 @@ def test_frames_without_truth_teach_nothing() -> None:
     assert said(truth) == [[1], None, None, [2]]
 
 
+def test_empty_masks_under_a_sound_from_elsewhere_do_not_say_that_nothing_is_there() -> None:
+    truth = truth_of(binary_masks(), categories=[[0, 1, 0], [0, 0, 1]])
+    truth.off_screen = torch.tensor([True, False])
+    assert said(truth) == [None, None, [2], [2]]
+
+
 def test_semantic_masks_give_an_object_for_each_class() -> None:
     masks = binary_masks()
     masks[0, 0, 4:] = 3
@@ -186,6 +192,7 @@ def run(model: AvscSegmenter, rows: slice, *, wrap: bool) -> list[Tensor]:
             for parameter in model.parameters():
                 assert parameter.grad is not None
                 parameter -= 1e-3 * parameter.grad
+        model.after_step()
     return [*values, *(v.float() for v in model.training_state().values())]
 
 

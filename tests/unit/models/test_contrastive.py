@@ -26,6 +26,7 @@ from avs.models.contrastive import (
     foreground,
     pooled_by_mask,
 )
+from avs.models.micro_batches import micro_batch
 
 NUM_CLIPS, NUM_FRAMES, WIDTH = 4, 3, 8
 VIDEOS = [7, 3, 7, 5]
@@ -87,6 +88,26 @@ def test_padding_is_neither_anchor_nor_negative() -> None:
         assert part.grad is not None
         assert not part.grad[~valid].any()
         assert part.grad[valid].any()
+
+
+def test_a_clip_with_a_sound_from_elsewhere_is_neither_anchor_nor_negative() -> None:
+    made, off_screen = embeddings(), torch.tensor([False, True, False, False])
+    loss = contrastive_loss(
+        made, videos=torch.tensor(VIDEOS), frame_valid=None, off_screen=off_screen
+    )
+    own = torch.ones(NUM_CLIPS, NUM_FRAMES, dtype=torch.bool)
+    own[1] = False
+    torch.testing.assert_close(loss, literal(made, own))
+    loss.backward()
+    assert all(part.grad is not None and not part.grad[1].any() for part in made[:2])
+
+
+def test_a_part_that_is_not_there_is_compared_with_nothing() -> None:
+    made = embeddings()
+    with micro_batch(torch.tensor(0.5), there=False):
+        loss = contrastive_loss(made, videos=torch.tensor(VIDEOS), frame_valid=None)
+    loss.backward()
+    assert all(part.grad is not None and not part.grad.any() for part in made)
 
 
 def test_clips_of_one_video_have_nothing_to_learn() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from small_configs import open_fusions, train_config
+from small_configs import AVSC_OPTIONS, model_config, open_fusions, train_config
 from torch import Tensor, nn
 
 from avs.losses import LossConfig, LossKind, compute_loss
@@ -206,3 +206,16 @@ def test_the_scale_of_the_loss_is_gone_on_with(prepared: Path, tmp_path: Path) -
     other.scaler = torch.amp.GradScaler("cpu")
     begin(other, Run(config.out))
     assert other.scaler.get_scale() == 8.0
+
+
+def test_what_follows_the_weights_follows_once_a_step(prepared: Path, tmp_path: Path) -> None:
+    config = step_config(prepared, tmp_path, batch_size=1, accumulate_steps=2)
+    config = replace(
+        config, loss=LossConfig(), model=model_config(name="avsc", options=AVSC_OPTIONS)
+    )
+    state = TrainingState(config, Worker())
+    state.start_epoch(1)
+    batches, _ = next(iter(_steps(state, 1)))
+    take_step(state, batches, 0.0, seed=0, num_steps=0)
+    assert len(batches) == 2
+    assert state.system.segmenter.teacher.num_steps == 1  # type: ignore[union-attr]

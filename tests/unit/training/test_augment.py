@@ -144,11 +144,21 @@ def test_a_clip_that_hears_another_category_shows_nothing_that_sounds() -> None:
     # The dog hears the cat. The cat would hear a cat, and the last two have or lend no name.
     assert sounds(batch) == [[1.0] * 4, [1.0] * 4, [2.0] * 4, [3.0] * 4]
     assert batch.categories == [("cat",), ("cat",), ("dog", "cat"), ()]
+    assert batch.off_screen is not None
+    assert batch.off_screen.tolist() == [True, False, False, False]
     assert set(batch.masks[0].unique().tolist()) == {0, IGNORE_INDEX}
     assert int((batch.masks[0] == IGNORE_INDEX).sum()) == 1
     assert torch.equal(batch.masks[1:], before.masks[1:])
     for name in ("frames", "mask_valid", "frame_valid"):
         assert torch.equal(getattr(batch, name), getattr(before, name))
+
+
+def test_a_clip_hears_no_padding_where_its_picture_goes_on() -> None:
+    batch = heard_batch()
+    batch.frame_valid[1, 1] = False  # of the cat's sound, which the dog would hear
+    move_off_screen(batch, [True] * 4)
+    assert sounds(batch) == [[float(slot)] * 4 for slot in range(4)]
+    assert batch.off_screen is None
 
 
 def test_two_clips_can_hear_each_other() -> None:

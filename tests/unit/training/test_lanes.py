@@ -42,6 +42,16 @@ def test_fewer_workers_than_one_or_more_than_all_are_refused(least: int) -> None
         ScaleConfig(num_workers=2, cpus_per_worker=1, gpus_per_worker=0, min_workers=least)
 
 
+def test_a_run_that_may_shrink_is_checked_at_its_smallest(tmp_path: Path) -> None:
+    """CCFormer contrasts clips, so a lone worker needs two."""
+    config = train_config(tmp_path, tmp_path, batch_size=1)
+    model = replace(config.model, name="ccformer", options={"fusion_width": 16})
+    scale = ScaleConfig(num_workers=2, cpus_per_worker=1, gpus_per_worker=0)
+    replace(config, model=model, scale=scale)
+    with pytest.raises(ConfigError, match=r"train\.batch_size"):
+        replace(config, model=model, scale=replace(scale, min_workers=1))
+
+
 def lanes_config(prepared: Path, out: Path, **changes: Any) -> TrainConfig:
     """Two steps of four lanes with a clip each in every epoch."""
     changes = {"batch_size": 1, "flip": True, **changes}

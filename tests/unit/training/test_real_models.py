@@ -58,5 +58,6 @@ def test_it_trains_on_frozen_real_networks_and_is_evaluated(
     losses = [metrics["loss"] for metrics in train(config, Worker())]
     assert losses[-1] < losses[0]
     scores = score_split(config.out, str(layout), split="test", device="cpu")
+    assert scores["num_clips"] == 2
     for condition in ("true", "silent", "swapped"):
         assert 0.0 <= scores["conditions"][condition]["j"] <= 1.0
