@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,4 +25,28 @@ def test_ray_knows_the_settings_of_a_ray_of_ones_own(monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(str(JOBS))
     from _launch import OWN_RAY
 
-    assert set(OWN_RAY) <= ENV_VARS_TO_PROPAGATE
+    of_train = {name for name in OWN_RAY if name.startswith("RAY_TRAIN_")}
+    assert of_train
+    assert of_train <= ENV_VARS_TO_PROPAGATE
+
+
+_NICENESS = """
+from _launch import connect
+with connect(num_cpus=1):
+    import os, ray
+    print(ray.get(ray.remote(lambda: os.nice(0)).remote()) <= os.nice(0))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_workers_of_a_ray_of_ones_own_give_way_to_nobody() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", _NICENESS],
+        env=environment | {"PYTHONPATH": str(JOBS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True"]

@@ -69,7 +69,9 @@ def _draw(state: TrainingState, count: int) -> list[Overlay]:
         for first in range(0, len(rows), batch_size):
             batch = reader.read(rows[first : first + batch_size])
             given = batch.to(device)
-            logits = state.system(given.frames, given.sound, padding_flags(given)).logits
+            logits = state.system(
+                given.frames, given.heard or given.sound, padding_flags(given)
+            ).logits
             for place, clip_id in enumerate(batch.clip_ids):
                 where = batch.frames[place], batch.masks[place], batch.mask_valid[place]
                 labels_THW = predicted_labels(logits[place].float()).cpu()
