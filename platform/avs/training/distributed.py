@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from avs.errors import AvsError, ConfigError, DataError
 from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
+from avs.storage_remote import StorageError
 from avs.training.config import TrainConfig
 from avs.training.feed import prefetch
 from avs.training.follow import Follower
@@ -37,6 +39,7 @@ from avs.training.ray_backend import ListeningConfig
 from avs.training.ray_feed import reading_cpus, stream_from_ray
 from avs.training.resume import check_lanes, told_position
 from avs.training.run import EpochMetrics, Run
+from avs.training.saver import patiently
 from avs.training.state import Worker
 
 __all__ = ["train_distributed"]
@@ -114,19 +117,20 @@ def _fit_while_it_gets_on(
         logging.getLogger(name).setLevel(logging.ERROR)
     attempt = 0
     while True:
-        before = run.last_uri()
+        before = patiently(run.last_uri)
         try:
             return _fit(config, f"ray-{owner}-{attempt}", owner=owner, cpus=cpus)
         except ray.train.WorkerGroupError as error:
             causes = [_inner(cause) for cause in error.worker_failures.values()]
-            ours = [cause for cause in causes if isinstance(cause, AvsError)]
+            ours = [c for c in causes if isinstance(c, (AvsError, FloatingPointError))]
             later = all(isinstance(cause, OSError) for cause in ours)  # storage that may come back
-            if run.last_uri() == before or not later:
+            if patiently(run.last_uri) == before or not later:
                 raise _as_avs_error((ours or causes)[0]) from error
             say(f"train: workers were lost ({type(causes[0]).__name__}); starting them again")
             attempt += 1
         finally:
-            storage.remove(storage.join(config.out, "_ray"))
+            with suppress(StorageError):  # Ray's own notes, which nobody reads again
+                storage.remove(storage.join(config.out, "_ray"))
 
 
 def _fit(config: TrainConfig, name: str, *, owner: str, cpus: float) -> None:

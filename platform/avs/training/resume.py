@@ -14,7 +14,7 @@ from avs.errors import ConfigError
 from avs.training.checkpoint import check_alignment, load_checkpoint
 from avs.training.config import TrainConfig
 from avs.training.init_from import start_from
-from avs.training.lineage import StartedFrom, lineage_of, read_lineage
+from avs.training.lineage import Lineage, StartedFrom, content_hash, lineage_of, read_lineage
 from avs.training.optimiser import load_state
 from avs.training.run import Run
 from avs.training.state import HasTrainingState, TrainingState
@@ -93,9 +93,28 @@ def _go_on(state: TrainingState, run: Run, uri: str, trainer: dict[str, Any]) ->
         )
         state.statistics.load(trainer["position"]["statistics"])
     known = read_lineage(uri)
+    _check_data(state, run, known)
     _note_lineage(state, uri, None if known is None else known.started_from)
     if state.worker.rank == 0:
         run.repair(state.history)
+
+
+def _check_data(state: TrainingState, run: Run, known: Lineage | None) -> None:
+    """Refuse to go on inside an epoch over other clips, whose order would be another one; between
+    epochs, say so."""
+    for folder, manifest in state.reader.manifests.items():
+        seen = {own.sha256 for own in known.folders if own.prepared == folder} if known else set()
+        if not seen or content_hash(manifest) in seen:
+            continue
+        if state.tally is not None:
+            raise ConfigError(
+                f"out={state.config.out} was stopped inside epoch {state.tally.epoch}, and {folder}"
+                " was prepared anew since: which clips the epoch has seen no longer counts. Put "
+                "the data back, or give another out= with train.init_from=, or this one removed."
+            )
+        if state.worker.rank == 0:
+            told = f"{folder} was prepared anew; from now on the new clips are trained on"
+            run.report_progress(told, every_s=0.0)
 
 
 def _note_lineage(

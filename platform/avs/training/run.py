@@ -150,7 +150,7 @@ class Run:
         message, and is kept beside the lines that follow, with the epochs that were done by then.
         """
         if epoch is None:
-            self._told.append({"text": line, "after": len(self.read_metrics())})
+            self._told.append({"text": line, "after": self._num_done()})
         now_s = time.monotonic()
         if now_s - self._progress_s >= every_s:
             self._progress_s = now_s
@@ -160,6 +160,13 @@ class Run:
                 storage.write_json(storage.join(self.out, "progress.json"), left | beside)
             except OSError:  # a line is not worth a training, nor are the tries again
                 self._progress_s = time.monotonic() + _BACK_OFF_S
+
+    def _num_done(self) -> int:
+        """Epochs that are committed; of storage that fails just now, those known of."""
+        try:
+            return len(self.read_metrics())
+        except OSError:
+            return int(self._told[-1]["after"]) if self._told else 0
 
     def _checkpoint_files(self) -> list[storage.FileInfo]:
         return storage.list_files(storage.join(self.out, _CHECKPOINTS))

@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from avs.storage_remote import StorageError
 from avs.training.run import Run
 from avs.training.snapshot import commit, take_snapshot
 from avs.training.state import TrainingState
 
-__all__ = ["PATIENCE_S", "PAUSE_S", "Saver"]
+__all__ = ["PATIENCE_S", "PAUSE_S", "Saver", "patiently"]
+
+T = TypeVar("T")
 
 PATIENCE_S = 300.0
 PAUSE_S = 5.0
@@ -65,7 +67,7 @@ class Saver:
         self.wait()
         snapshot = take_snapshot(self._state, self._run, **position)
         self._flight = self._pool.submit(
-            _patiently, lambda: commit(snapshot, self._state, self._run)
+            patiently, lambda: commit(snapshot, self._state, self._run)
         )
         self.waited_s += time.monotonic() - start_s
 
@@ -81,12 +83,12 @@ class Saver:
             flight.result()
 
 
-def _patiently(write: Callable[[], None]) -> None:
+def patiently(call: Callable[[], T]) -> T:
     """Again and again while the storage fails; all of it, since a checkpoint may be overwritten."""
     end_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return write()
+            return call()
         except StorageError:
             if time.monotonic() >= end_s:
                 raise

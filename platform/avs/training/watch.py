@@ -76,8 +76,6 @@ class Watch:
 
     def add_epoch(self, metrics: EpochMetrics) -> None:
         """An epoch has ended and is the last of the history; its checkpoint follows."""
-        if self._state.worker.observers:
-            self._state.worker.check_lease()  # they write, and the folder may be another run's
         seen = SeenEpoch(step=self._step, metrics=metrics, state=self._state)
         self._tell("on_epoch", seen)
         self.before_save()
@@ -145,6 +143,8 @@ class Watch:
         for observer in self._state.worker.observers:
             call: Callable[..., None] = getattr(observer, method)
             try:
+                if method == "on_epoch":  # they write, and the folder may be another run's
+                    self._state.worker.check_lease()
                 call(*seen)
             except (ConfigError, LeaseError):
                 raise

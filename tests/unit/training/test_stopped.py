@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -226,6 +227,28 @@ def test_another_number_of_workers_inside_an_epoch_is_refused_with_the_way_out(
             train(config, Worker())
     with pytest.raises(ConfigError, match=r"for 1 workers, .* is 2 now: give .*num_workers=1"):
         train(config, Worker(num_lanes=2))
+
+
+@pytest.mark.parametrize(("step", "goes_on"), [(2, False), (4, True)])
+def test_data_that_was_prepared_anew_is_refused_inside_an_epoch_and_told_between_two(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, goes_on: bool
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    config = run_config(data, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_at(step, interrupt, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, Worker())
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"] = "0" * 64
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    if goes_on:
+        assert len(train(config, Worker())) == 2
+        assert f"{data} was prepared anew" in str(Run(config.out).read_progress())
+    else:
+        with pytest.raises(ConfigError, match=rf"inside epoch 1, and {data} was prepared anew"):
+            train(config, Worker())
 
 
 @pytest.mark.parametrize("key", ["every_steps", "keep_best"])

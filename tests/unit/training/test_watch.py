@@ -12,6 +12,8 @@ import torch.distributed as dist
 from small_configs import train_config
 
 from avs.errors import ConfigError
+from avs.storage_remote import StorageError
+from avs.training import saver
 from avs.training.config import LoggingConfig, TrainConfig
 from avs.training.loop import train
 from avs.training.observers import Observer, SeenEpoch, SeenStart, SeenSteps
@@ -120,6 +122,26 @@ def test_an_observer_that_fails_ends_nothing_and_is_told_of_once(
     assert left is not None
     told = [message["text"] for message in left["told"]]
     assert told == ["warning: _Broken.on_steps: no room; the training goes on"]
+
+
+def test_storage_that_is_away_when_an_epoch_ends_ends_nothing(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(prepared, tmp_path / "run")
+    witness, left = _Witness(tmp_path / "run"), [StorageError("the bucket failed 5 times")] * 3
+
+    def away(*_: object) -> None:
+        if left:
+            raise left.pop()
+
+    read = Run.read_metrics
+    monkeypatch.setattr(saver, "PAUSE_S", 0.01)
+    monkeypatch.setattr(Run, "read_metrics", lambda self: away() or read(self))
+    assert len(train(config, Worker(observers=[witness], check_lease=away))) == 2
+    assert [call[2] for call in witness.calls if call[0] == "epoch"] == [2]
+    told = Run(config.out).read_progress()
+    assert told is not None
+    assert "_Witness.on_epoch: the bucket failed 5 times" in told["told"][0]["text"]
 
 
 def test_a_mistake_in_the_configuration_ends_it(prepared: Path, tmp_path: Path) -> None:
