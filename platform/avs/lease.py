@@ -1,7 +1,7 @@
 """One writer per output folder: a lease made by conditional create, kept alive by a heartbeat.
 
 The lease file carries the owner and a counter that its owner raises every 5 s. Another run judges
-by watching that counter with its own clock (never by comparing two machines' clocks): if it moves,
+by watching that counter with its own clock (two machines' clocks are never compared): if it moves,
 the owner lives and the second run refuses; if it stands still long enough, the owner is dead and
 the second run takes over. Every commit checks that the lease is still ours.
 """
@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -73,8 +74,9 @@ class Lease:
         self._stop.set()
         if self._thread:
             self._thread.join()
-        if self._is_ours():
-            storage.remove(self._uri)
+        with suppress(DataError, OSError):  # storage that is away: a lease that stays is soon dead
+            if self._is_ours():
+                storage.remove(self._uri)
 
     def check(self) -> None:
         """Raise LeaseError unless the lease is still ours; call before each commit."""
@@ -99,15 +101,18 @@ class Lease:
                     return
                 self._count += 1
                 storage.write_bytes(self._uri, self._content())
-            except OSError:  # storage that fails for a moment: the next beat is in time
+            except (DataError, OSError):  # denied or away for a moment: the next beat is in time
                 continue
 
     def _wait_for_stale(self) -> None:
         first = _read(self._uri)
         if first is None:
             return
-        # At least two heartbeats are watched however old the file claims to be.
-        age_s = min(max(0.0, time.time() - first["time"]), self._stale_s - 2 * self._heartbeat_s)
+        age_s = 0.0
+        if first["owner"].startswith(f"{socket.gethostname()}-"):
+            # Of this machine's clock; at least two heartbeats are watched however old it claims.
+            oldest_s = self._stale_s - 2 * self._heartbeat_s
+            age_s = min(max(0.0, time.time() - first["time"]), oldest_s)
         deadline = time.monotonic() + self._stale_s - age_s
         self._say(
             f"{self.out} is leased by {first['owner']} ({first['job']}); "
@@ -142,6 +147,8 @@ def _read(uri: str) -> dict[str, Any] | None:
     try:
         data = storage.read_bytes(uri)
     except DataError:
+        if storage.exists(uri):  # it may not be read, which is not the same
+            raise
         return None
     try:
         found = json.loads(data)

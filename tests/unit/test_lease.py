@@ -7,13 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from avs import storage
-from avs.errors import LeaseError
+from avs.errors import DataError, LeaseError
 from avs.lease import LEASE_NAME, Lease, check_owner
 
 BEAT_S = 0.05
@@ -82,6 +83,39 @@ def test_two_beats_are_watched_however_old_the_lease_claims_to_be(tmp_path: Path
         start_s = time.monotonic()
         with _lease(str(tmp_path)):
             assert time.monotonic() - start_s >= 2 * BEAT_S
+
+
+def test_the_clock_of_another_machine_is_not_believed(tmp_path: Path) -> None:
+    with _lease(str(tmp_path)) as first:
+        _stop_beating(first)
+        left = storage.read_json(str(tmp_path / LEASE_NAME))
+        other = {**left, "owner": "elsewhere-1-abc", "time": time.time() - 3600}
+        storage.write_json(str(tmp_path / LEASE_NAME), other)
+        start_s = time.monotonic()
+        with _lease(str(tmp_path)):
+            assert time.monotonic() - start_s >= STALE_S
+
+
+def test_a_lease_that_may_not_be_read_just_now_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, denied = storage.read_bytes, threading.Event()
+
+    def deny(uri: str) -> bytes:
+        if denied.is_set():
+            raise DataError(f"{uri}: access is denied")
+        return read(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", deny)
+    with _lease(str(tmp_path)) as lease:
+        denied.set()
+        with pytest.raises(DataError, match="access is denied"):
+            lease.check()
+        assert lease._thread is not None
+        lease._thread.join(timeout=3 * BEAT_S)
+        assert lease._thread.is_alive()  # beats that are denied do not end it
+        denied.clear()
+        lease.check()
 
 
 def test_clocks_that_differ_do_not_make_a_living_run_dead(tmp_path: Path) -> None:

@@ -107,6 +107,23 @@ def check_resources(scale: ScaleConfig) -> None:
                 f"scale.{count}={num_workers} with scale.{key}={each:g} needs "
                 f"{wanted:g} {resource}s, the cluster has {there.get(resource, 0):g}: lower one."
             )
+    room = _room(scale)
+    if room < num_workers:
+        each_gpu = f" and {scale.gpus_per_worker:g} GPUs" if scale.gpus_per_worker else ""
+        raise ConfigError(
+            f"scale.{count}={num_workers}: a worker must fit one node, and the nodes have room for "
+            f"{room} workers of {scale.cpus_per_worker:g} CPUs{each_gpu}: lower what each takes."
+        )
+
+
+def _room(scale: ScaleConfig) -> int:
+    """How many workers the living nodes hold."""
+    wanted = {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return sum(
+        int(min(node.get(name, 0.0) / each + 1e-9 for name, each in wanted.items() if each))
+        for node in nodes
+    )
 
 
 def _fit_while_it_gets_on(

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from avs import storage
-from avs.config import dump
+from avs.config import build, dump
 from avs.config_changes import changes, tell
 from avs.errors import ConfigError
 from avs.tuning.config import TuneConfig
@@ -22,7 +22,7 @@ __all__ = ["claim_sweep"]
 _FREE_KEYS = (
     *("out", "scale", "train.num_threads", "inference"),
     *("search.num_trials", "search.max_seconds", "search.max_failures"),
-    "search.max_concurrent_trials",
+    *("search.max_concurrent_trials", "checkpoint.keep_best", "logging", "data.feed"),
 )
 
 
@@ -40,13 +40,25 @@ def claim_sweep(config: TuneConfig) -> None:
     mine = _plain(config)
     begun = storage.join(trial_folder(config.out, trial_name(0)), "trial.json")
     if storage.exists(begun) and storage.exists(uri):
-        changed = changes(mine, yaml.safe_load(storage.read_bytes(uri)), free=_FREE_KEYS)
+        theirs = _with_defaults(yaml.safe_load(storage.read_bytes(uri)))
+        changed = changes(mine, theirs, free=_FREE_KEYS)
         if changed:
             raise ConfigError(
                 f"out={config.out} holds a sweep with another configuration: {tell(changed)}. "
                 "Give another out=, or remove that folder."
             )
     storage.write_bytes(uri, yaml.safe_dump(mine, sort_keys=False).encode())
+
+
+def _with_defaults(plain: Any) -> Any:
+    """A configuration as it was begun, with the keys that came later at what they mean by default.
+
+    One that this code cannot read is returned as it is: it differs, and is told to.
+    """
+    try:
+        return _plain(build(TuneConfig, plain, path=""))
+    except ConfigError:
+        return plain
 
 
 def _plain(config: TuneConfig) -> dict[str, Any]:

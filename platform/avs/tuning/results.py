@@ -47,17 +47,24 @@ def write_results(config: TuneConfig, plan: SweepPlan) -> TrialRecord:
         reason = failed[0].error if failed else "none has done an epoch: raise search.max_seconds"
         raise AvsError(f"every trial failed: {reason}" if failed else f"no best trial, {reason}")
     out = config.out
-    storage.write_bytes(storage.join(out, "best.yaml"), _configuration(config, best))
     source = resolve_checkpoint(trial_folder(out, best.name))
-    copy_checkpoint(source, storage.join(out, "checkpoint"))
-    pointer = {"checkpoint": "checkpoint", "val_j": best.val_j}
-    storage.write_json(storage.join(out, "best.json"), pointer)
+    copy = storage.join(out, "checkpoint")
+    # While the copy is replaced, the trial's own checkpoint is the best one: one is always whole.
+    _point_to(out, source, best)
+    storage.write_bytes(storage.join(out, "best.yaml"), _configuration(config, best))
+    copy_checkpoint(source, copy)
+    _point_to(out, copy, best)
     storage.remove(storage.join(out, "front"))
     for record in pareto_front(plan.records):
         uri = storage.join(out, "front", f"{record.name}.yaml")
         storage.write_bytes(uri, _configuration(config, record))
     write_tables(config, plan)
     return best
+
+
+def _point_to(out: str, checkpoint: str, best: TrialRecord) -> None:
+    inside = checkpoint.removeprefix(f"{out}/")
+    storage.write_json(storage.join(out, "best.json"), {"checkpoint": inside, "val_j": best.val_j})
 
 
 def write_tables(config: TuneConfig, plan: SweepPlan) -> None:

@@ -12,10 +12,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from made_sweeps import RATE, WIDTH, tune_config, write_epochs
 
+from avs import storage
 from avs.config import parse
 from avs.errors import AvsError
 from avs.training import TrainConfig
 from avs.training.checkpoint import load_checkpoint, resolve_checkpoint
+from avs.tuning import results
 from avs.tuning.latency import NUM_FORWARDS, measure_latency
 from avs.tuning.plan import SweepPlan
 from avs.tuning.results import train_command, write_results, write_tables
@@ -54,6 +56,22 @@ def test_the_best_trial_becomes_a_training(tmp_path: Path, tiny_checkpoint: Path
     assert resolve_checkpoint(str(out)) == str(out / "checkpoint")
     assert load_checkpoint(str(out)).model.name == "tpavi"
     assert "0001" in (out / "report.html").read_text()
+
+
+def test_a_sweep_has_a_whole_best_checkpoint_while_its_copy_is_replaced(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, plan = done(tmp_path, tiny_checkpoint)
+    write_results(config, plan)
+
+    def killed(source: str, target: str) -> None:
+        storage.remove(target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results, "copy_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_results(config, plan)
+    assert load_checkpoint(config.out).uri.endswith("trials/0001/checkpoints/epoch-0001")
 
 
 def test_in_a_bucket_the_command_fetches_the_configuration_first() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from made_sweeps import WIDTH, tune_config, write_epochs
 
 from avs.errors import ConfigError, LeaseError
@@ -181,6 +182,16 @@ def test_another_sweep_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     unused = tune_config(tmp_path)
     unused.search.spaces = {"avsc": unused.search.space}
     claim_sweep(unused)
+
+
+def test_a_sweep_goes_on_after_an_update_that_brought_a_key(tmp_path: Path) -> None:
+    config = tune_config(tmp_path)
+    claim_sweep(config)
+    SweepPlan(config).next()
+    begun = yaml.safe_load((tmp_path / "sweep/sweep.yaml").read_text())
+    del begun["train"]["off_screen_ratio"]
+    (tmp_path / "sweep/sweep.yaml").write_text(yaml.safe_dump(begun))
+    claim_sweep(config)
 
 
 @pytest.mark.parametrize("name", ["last.json", "weights.safetensors"])
