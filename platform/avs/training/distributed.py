@@ -70,15 +70,14 @@ def train_distributed(
     run = Run(config.out)
     with Lease(config.out, job="train", say=say) as lease:
         run.claim(config)
-        finished = run.last_state()
-        history = finished[1]["history"] if finished else []
+        history, last = run.read_metrics(), run.last_metrics()
         if len(history) >= config.train.epochs:
             say(f"train: {config.out} has its {config.train.epochs} epochs already")
             complete_logging(config)
-            return list(history)
-        if finished:
-            check_lanes(config, finished[1], num_lanes=config.scale.num_workers)
-            say(f"train: going on after {told_position(finished[1])}")
+            return history
+        if last is not None:
+            check_lanes(config, last.get("num_lanes"), num_lanes=config.scale.num_workers)
+            say(f"train: going on after {told_position(last)}")
         if config.scale.min_workers and config.checkpoint.every_steps is None:
             say("train: a change of workers repeats up to an epoch; checkpoint.every_steps=N less")
         with Follower(run, num_seen=len(history), say=say):

@@ -16,7 +16,7 @@ from avs.training.config import TrainConfig
 from avs.training.init_from import start_from
 from avs.training.lineage import Lineage, StartedFrom, content_hash, lineage_of, read_lineage
 from avs.training.optimiser import load_state
-from avs.training.run import Run
+from avs.training.run import EpochMetrics, Run
 from avs.training.state import HasTrainingState, TrainingState
 from avs.training.tally import Tally
 
@@ -44,16 +44,15 @@ def begin(state: TrainingState, run: Run) -> None:
         run.report_progress(f"starting from {started_from}", every_s=0.0)
 
 
-def check_lanes(config: TrainConfig, trainer: dict[str, Any], *, num_lanes: int) -> None:
+def check_lanes(config: TrainConfig, begun: int | None, *, num_lanes: int) -> None:
     """Refuse to go on inside an epoch that was cut into another number of parts.
 
-    trainer: the trainer state of the last checkpoint. num_lanes: of the steps to come.
+    begun: parts of the steps so far, None at an epoch's end. num_lanes: of the steps to come.
 
     Raises:
         ConfigError: with both numbers and the way out.
     """
-    begun = trainer.get("position", {}).get("num_lanes", num_lanes)
-    if begun != num_lanes:
+    if begun not in (None, num_lanes):
         raise ConfigError(
             f"out={config.out} was stopped inside an epoch of steps for {begun} workers, "
             f"scale.num_workers is {num_lanes} now: give scale.num_workers={begun}, and "
@@ -61,17 +60,15 @@ def check_lanes(config: TrainConfig, trainer: dict[str, Any], *, num_lanes: int)
         )
 
 
-def told_position(trainer: dict[str, Any]) -> str:
-    """Where a trainer state stands, in words; empty before the first epoch's end."""
-    if "position" in trainer:
-        tally = trainer["position"]["tally"]
-        return f"step {tally['step']} of epoch {tally['epoch']}"
-    history = trainer["history"]
-    return f"epoch {history[-1]['epoch']}" if history else ""
+def told_position(metrics: EpochMetrics) -> str:
+    """Where a checkpoint with these metrics stands, in words."""
+    epoch = f"epoch {metrics['epoch']}"
+    return f"step {metrics['step']} of {epoch}" if "step" in metrics else epoch
 
 
 def _go_on(state: TrainingState, run: Run, uri: str, trainer: dict[str, Any]) -> None:
-    check_lanes(state.config, trainer, num_lanes=state.num_lanes)
+    begun = trainer.get("position", {}).get("num_lanes")
+    check_lanes(state.config, begun, num_lanes=state.num_lanes)
     checkpoint = load_checkpoint(uri)
     check_alignment(
         checkpoint, state.clip.audio_alignment, prepared=", ".join(state.config.data.folders)

@@ -73,6 +73,12 @@ class Run:
         uri = self.last_uri()
         return None if uri is None else (uri, load_trainer_state(uri))
 
+    def last_metrics(self) -> EpochMetrics | None:
+        """Metrics of the last committed checkpoint, of one inside an epoch with ``step`` and
+        ``num_lanes``; None for a new run."""
+        uri = self.last_uri()
+        return None if uri is None else storage.read_json(storage.join(uri, "metrics.json"))
+
     def last_uri(self) -> str | None:
         """The last committed checkpoint, None for a new run."""
         pointer = storage.join(self.out, "last.json")

@@ -60,7 +60,8 @@ def take_snapshot(
         uri = run.epoch_uri(metrics["epoch"])
     else:
         epoch, step = tally["epoch"], tally["step"]
-        metrics = {"epoch": epoch, "step": step, "val_j": None, "val_f": None}
+        place = {"epoch": epoch, "step": step, "num_lanes": state.num_lanes}
+        metrics = {**place, "val_j": None, "val_f": None}
         uri = run.step_uri(epoch, step)
         trainer["position"] = {
             "num_lanes": state.num_lanes,

@@ -189,7 +189,7 @@ def test_a_checkpoint_inside_an_epoch_says_so_and_predicts(
     last = Run(config.out).last_uri()
     assert last == Run(config.out).step_uri(2, 2)
     found = load_checkpoint(last)
-    assert found.metrics == {"epoch": 2, "step": 2, "val_j": None, "val_f": None}
+    assert found.metrics == {"epoch": 2, "step": 2, "num_lanes": 1, "val_j": None, "val_f": None}
     card = Path(last, "model_card.md").read_text()
     assert "| epochs | 1 of 2 and 2 steps, seed 5 |" in card
     assert "| validation | not done at this step" in card
