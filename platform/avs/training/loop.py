@@ -50,12 +50,12 @@ def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
     run = Run(config.out)
     begin(state, run)
     use_audio_features(state, run)
-    done = len(state.history) * state.num_steps + (state.tally.step if state.tally else 0)
-    watch = Watch(state, run, clips_per_step=state.cut.global_batch, step=done)
+    watch = Watch(state, run, clips_per_step=state.cut.global_batch, step=_steps_done(state))
     notices = Notices(worker)
     with Saver(state, run) as saver:
         for epoch in range(len(state.history) + 1, config.train.epochs + 1):
             metrics = _epoch(state, epoch, watch, saver=saver, notices=notices)
+            metrics["steps"] = watch.step
             state.history.append(metrics)
             watch.add_epoch(metrics)
             saver.save()
@@ -106,6 +106,14 @@ def _epoch(
         **epoch_cost(worker),
         "parts": means,
     }
+
+
+def _steps_done(state: TrainingState) -> int:
+    """Steps of the run so far; epochs on another number of workers had another number of them."""
+    done = 0
+    if state.history:
+        done = state.history[-1].get("steps", len(state.history) * state.num_steps)
+    return done + (state.tally.step if state.tally else 0)
 
 
 def _first_steps(state: TrainingState) -> tuple[int, int]:

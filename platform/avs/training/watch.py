@@ -51,6 +51,11 @@ class Watch:
         self._failed: set[str] = set()
         self._tell("on_start", SeenStart(out=run.out, step=self._step, state=state))
 
+    @property
+    def step(self) -> int:
+        """Steps of the run so far."""
+        return self._step
+
     def add_step(
         self, losses: Mapping[str, float], *, epoch: int, step: int, lr: float, waited_s: float
     ) -> None:

@@ -144,6 +144,21 @@ def test_storage_that_is_away_when_an_epoch_ends_ends_nothing(
     assert "_Witness.on_epoch: the bucket failed 5 times" in told["told"][0]["text"]
 
 
+def test_steps_are_counted_on_where_epochs_had_another_number_of_them(
+    prepared: Path, tmp_path: Path
+) -> None:
+    witness = _Witness(tmp_path / "run")
+    first = _config(prepared, tmp_path / "run", epochs=1)
+    (ended,) = train(first, Worker())
+    second = replace(first, train=replace(first.train, epochs=2))
+    train(second, Worker(observers=[witness], num_lanes=2))  # half as many steps
+    assert ended["steps"] == 4
+    assert [call[:2] for call in witness.calls if call[0] in ("start", "epoch")] == [
+        ("start", 4),
+        ("epoch", 6),
+    ]
+
+
 def test_a_mistake_in_the_configuration_ends_it(prepared: Path, tmp_path: Path) -> None:
     config = _config(prepared, tmp_path / "run")
     with pytest.raises(ConfigError, match="no such server"):
