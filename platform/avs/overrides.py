@@ -129,6 +129,11 @@ def _explain_unknown_key(key: str, schema: type[Any], arguments: Sequence[str]) 
             return _unknown_part(key, value, ".".join(done), part, known, deeper)
         done.append(part)
         node = _without_none(typing.get_type_hints(node)[part])
+    if dataclasses.is_dataclass(node):
+        return (
+            f"{key}={value}: {key} is a section of this job, not a choice of files: give its keys, "
+            f"{', '.join(f'{key}.{field.name}' for field in dataclasses.fields(node))}."
+        )
     if ".".join(done) == key or typing.get_origin(node) is dict:
         return (
             f"{key}={value} adds to the chosen YAML files, which lack this key: unless it is "

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import json
+import re
 import textwrap
 import types
 import typing
 from typing import Any
+
+from avs.models import MODELS, ModelConfig
 
 __all__ = ["usage"]
 
@@ -17,7 +21,27 @@ _WIDTH = 100
 
 def usage(schema: type[Any]) -> str:
     """The docstring of each section of ``schema`` with its keys, their types and choices."""
-    return "\n\n".join(_sections(schema, prefix=""))
+    sections = _sections(schema, prefix="")
+    if typing.get_type_hints(schema).get("model") is ModelConfig:
+        sections += [_model_options(name) for name in MODELS]
+    return "\n\n".join(sections)
+
+
+def _model_options(name: str) -> str:
+    """The options of one model, with what they are where a YAML does not say."""
+    options = MODELS[name].options
+    title = f"model.options of {name} (those that the chosen YAML lacks, with a +): "
+    lines = textwrap.wrap(title + _plain(inspect.getdoc(options) or ""), _WIDTH)
+    hints = typing.get_type_hints(options)
+    for field in dataclasses.fields(options):
+        own = "" if field.default is dataclasses.MISSING else f" = {_told(field.default)}"
+        lines.append(f"  model.options.{field.name}: {_kind(hints[field.name])}{own}")
+    return "\n".join(lines)
+
+
+def _told(value: Any) -> str:
+    """As YAML has it."""
+    return json.dumps(value.value if isinstance(value, enum.Enum) else value)
 
 
 def _sections(schema: type[Any], *, prefix: str) -> list[str]:
@@ -36,7 +60,8 @@ def _sections(schema: type[Any], *, prefix: str) -> list[str]:
 
 def _plain(docstring: str) -> str:
     """A docstring as one paragraph without markup."""
-    return " ".join(docstring.replace("``", "").split())
+    named = re.sub(r":\w+:`~?([^`]*)`", r"\1", docstring)
+    return " ".join(named.replace("``", "").split())
 
 
 def _without_none(hint: Any) -> Any:

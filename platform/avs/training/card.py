@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 from avs.media.logmel import Alignment
 from avs.models.audio import AUDIO_NETWORKS
@@ -118,7 +118,8 @@ Audio network {model.audio_network}: {AUDIO_NETWORKS[model.audio_network].where}
 
 
 def _options(model: ModelConfig) -> str:
-    return ", ".join(f"{k}: {v}" for k, v in model.options.items()) or "the model's own"
+    options = asdict(model_options(model.name, model.options))
+    return ", ".join(f"{name}: {value}" for name, value in options.items())
 
 
 def _alignment(alignment: Alignment) -> str:

@@ -19,7 +19,7 @@ from avs.errors import ConfigError
 from avs.training.checkpoint import load_trainer_state
 from avs.training.config import TrainConfig
 
-__all__ = ["EpochMetrics", "Run"]
+__all__ = ["EpochMetrics", "Run", "best_epoch"]
 
 EpochMetrics = dict[str, Any]
 _CHECKPOINTS = "checkpoints"
@@ -184,10 +184,10 @@ def best_epoch(history: list[EpochMetrics]) -> int:
 
 
 def best_epochs(history: list[EpochMetrics], count: int) -> list[int]:
-    """The epochs (from 1) with the highest validation J, the best and of equals the first one
-    first; those without a J come after, the last one first."""
+    """The epochs (from 1) with the highest validation J, of equal J (as 0 at first) with the
+    highest F, of equals the first one first; those without a J come after, the last one first."""
     scored = [m for m in history if m["val_j"] is not None]
-    scored.sort(key=lambda m: (-m["val_j"], m["epoch"]))
+    scored.sort(key=lambda m: (-m["val_j"], -(m.get("val_f") or 0.0), m["epoch"]))
     others = [m for m in reversed(history) if m["val_j"] is None]
     return [int(m["epoch"]) for m in (*scored, *others)][:count]
 

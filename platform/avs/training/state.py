@@ -107,6 +107,7 @@ class TrainingState:
         self.reader = read(config.data.folders, split="train")
         class_names = self.reader.manifest.format.class_names
         validated = _with_val(self.reader)
+        _check_off_screen(config, self.reader)
         self.val_reader = read(validated, split="val") if validated else None
         semantic = len(class_names) > 2
         _check_num_classes(config.model.num_classes, class_names)
@@ -220,6 +221,17 @@ def _synchronise(system: AvsSystem) -> None:
     the small one its own rule."""
     convert = nn.SyncBatchNorm.convert_sync_batchnorm
     system.segmenter = convert(system.segmenter)  # type: ignore[no-untyped-call]
+
+
+def _check_off_screen(config: TrainConfig, reader: ClipReader) -> None:
+    """Without categories no sound is known to be another one's, so that no clip would be moved."""
+    ratio = config.train.off_screen_ratio
+    if ratio and not any(reader.categories()):
+        raise ConfigError(
+            f"train.off_screen_ratio={ratio}: no train clip of {', '.join(reader.manifests)} names "
+            "a category, so no sound is known to be that of another one: prepare them with "
+            "data.categories=PATH/metadata.csv, or give 0."
+        )
 
 
 def _check_num_classes(asked: int, class_names: Sequence[str]) -> None:

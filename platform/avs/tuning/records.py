@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from avs import storage
-from avs.training.run import Run
+from avs.training.run import Run, best_epoch
 from avs.tuning.config import Objective
 
 __all__ = [
@@ -55,8 +55,11 @@ class TrialRecord:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch with the highest J, the earliest of several; None before the first."""
-        return max(self.history, key=lambda epoch: float(epoch["val_j"]), default=None)
+        """The epoch that counts as the best of its training; None before the first."""
+        if not self.history:
+            return None
+        number = best_epoch(self.history)
+        return next(epoch for epoch in self.history if epoch["epoch"] == number)
 
     @property
     def val_j(self) -> float | None:

@@ -17,6 +17,8 @@ from avs.schema import IGNORE_INDEX
 from avs.training.augment import augment, crop_clips, jitter_colours, move_off_screen
 from avs.training.batch import Batch
 from avs.training.config import JitterEach
+from avs.training.feed import ClipReader
+from avs.training.state import TrainingState, Worker
 
 SIDE = 32
 
@@ -191,3 +193,13 @@ def test_ratios_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         train_config(tmp_path, tmp_path, **changes)
+
+
+def test_clips_that_name_nothing_cannot_be_moved_and_training_says_so(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = train_config(prepared, tmp_path / "run", off_screen_ratio=0.2)
+    TrainingState(config, Worker())
+    monkeypatch.setattr(ClipReader, "categories", lambda self: [()] * len(self))
+    with pytest.raises(ConfigError, match=r"off_screen_ratio=0\.2: no train clip of .*categories="):
+        TrainingState(config, Worker())

@@ -69,6 +69,13 @@ def test_the_best_epoch_has_the_highest_j_and_is_the_last_without_one(
     assert best_epoch(_history(*scores)) == best
 
 
+def test_of_epochs_that_show_nothing_yet_the_one_with_the_higher_f_is_best() -> None:
+    history = _history(0.0, 0.0, 0.0)
+    for epoch, f in zip(history, (0.08, 0.11, 0.11), strict=True):
+        epoch["val_f"] = f
+    assert best_epoch(history) == 2
+
+
 def test_a_folder_is_claimed_again_by_the_same_configuration(config: TrainConfig) -> None:
     run = Run(config.out)
     run.claim(config)
