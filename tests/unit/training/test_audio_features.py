@@ -108,8 +108,10 @@ def test_a_run_is_what_it_is_without_but_the_network_does_not_run(
     folder = folder_of(data, manifest)
     assert lines == [f"audio features of {short} from {folder}, the network does not run"]
     for one, other in zip(plain, quick, strict=True):
-        for key in ("loss", "val_j", "val_f"):
+        for key in ("loss", "val_j"):
             assert other[key] == pytest.approx(one[key], abs=1e-6), key
+        # A pixel on one of F's 255 thresholds may fall to either side of it.
+        assert other["val_f"] == pytest.approx(one["val_f"], abs=1e-4)
 
 
 def test_the_checkpoint_is_whole_and_hears_new_videos(
