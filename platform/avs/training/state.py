@@ -16,16 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from avs.datasets import dataset_spec
-from avs.errors import ConfigError
 from avs.losses import LossConfig, LossKind
-from avs.models import AUDIO_NETWORKS, MODELS, AvsSystem, ModelConfig, build_system
-from avs.prepare.manifest import Manifest
-from avs.training.checkpoint import ClipSpec
+from avs.models import AUDIO_NETWORKS, AvsSystem, build_system
 from avs.training.compute import prepare_networks
 from avs.training.config import Precision, TrainConfig
 from avs.training.ema import WeightAverage
 from avs.training.feed import ClipReader, Stream, prefetch
+from avs.training.from_data import (
+    category_names,
+    check_num_classes,
+    check_off_screen,
+    clip_spec,
+    with_val,
+)
 from avs.training.lane_buffers import LaneBuffers
 from avs.training.lanes import lanes_of
 from avs.training.lineage import Lineage
@@ -106,20 +109,20 @@ class TrainingState:
         )
         self.reader = read(config.data.folders, split="train")
         class_names = self.reader.manifest.format.class_names
-        validated = _with_val(self.reader)
-        _check_off_screen(config, self.reader)
+        validated = with_val(self.reader)
+        check_off_screen(config, self.reader)
         self.val_reader = read(validated, split="val") if validated else None
         semantic = len(class_names) > 2
-        _check_num_classes(config.model.num_classes, class_names)
+        check_num_classes(config.model.num_classes, class_names)
         self.model_config = replace(
             config.model,
             num_classes=len(class_names) if semantic else 1,
-            category_names=_category_names(config.model, self.reader),
+            category_names=category_names(config.model, self.reader),
         )
         self.loss_config: LossConfig = replace(
             config.loss, kind=LossKind.SEMANTIC if semantic else LossKind.BINARY
         )
-        self.clip = _clip_spec(self.reader.manifest, size_px)
+        self.clip = clip_spec(self.reader.manifest, size_px)
         torch.manual_seed(config.seed)
         self.system: AvsSystem = build_system(self.model_config).to(worker.device)
         if config.train.sync_batch_norm:
@@ -195,67 +198,8 @@ class TrainingState:
             self._backbone.eval()
 
 
-def _with_val(reader: ClipReader) -> list[str]:
-    """The folders that have a validation split."""
-    return [
-        folder
-        for folder, manifest in reader.manifests.items()
-        if any(shard.split == "val" for shard in manifest.shards)
-    ]
-
-
-def _clip_spec(manifest: Manifest, size_px: int | None) -> ClipSpec:
-    """What a checkpoint tells of its clips."""
-    form = manifest.format
-    return ClipSpec(
-        num_frames=form.num_frames,
-        image_size_px=size_px or form.height_px,
-        class_names=form.class_names,
-        audio_pad=dataset_spec(manifest.config["data"]["name"]).pad,
-        audio_alignment=manifest.audio_alignment,
-    )
-
-
 def _synchronise(system: AvsSystem) -> None:
     """Batch norms over all workers, but for the audio network: frozen ones keep their statistics,
     the small one its own rule."""
     convert = nn.SyncBatchNorm.convert_sync_batchnorm
     system.segmenter = convert(system.segmenter)  # type: ignore[no-untyped-call]
-
-
-def _check_off_screen(config: TrainConfig, reader: ClipReader) -> None:
-    """Without categories no sound is known to be another one's, so that no clip would be moved."""
-    ratio = config.train.off_screen_ratio
-    if ratio and not any(reader.categories()):
-        raise ConfigError(
-            f"train.off_screen_ratio={ratio}: no train clip of {', '.join(reader.manifests)} names "
-            "a category, so no sound is known to be that of another one: prepare them with "
-            "data.categories=PATH/metadata.csv, or give 0."
-        )
-
-
-def _check_num_classes(asked: int, class_names: Sequence[str]) -> None:
-    """1, as all models have it, means what the data has."""
-    if asked not in (1, len(class_names)):
-        raise ConfigError(
-            f"model.num_classes={asked}: the prepared data has {len(class_names)} classes with the "
-            "background, and training takes as many as the data; leave the key out."
-        )
-
-
-def _category_names(model: ModelConfig, reader: ClipReader) -> list[str]:
-    """Of the sounding objects: the classes of semantic data, else what the train clips name."""
-    if not MODELS[model.name].names_categories:
-        return model.category_names
-    class_names = reader.manifest.format.class_names
-    if len(class_names) > 2 and not model.category_names:
-        return list(class_names[1:])
-    named = sorted({name for own in reader.categories() for name in own})
-    if not model.category_names:
-        return named
-    if not set(named) & set(model.category_names):
-        raise ConfigError(
-            f"model.category_names={model.category_names}: no train clip names one of them (they "
-            f"name {', '.join(named[:10]) or 'none'}): leave the key out to take theirs."
-        )
-    return model.category_names
