@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-__all__ = ["Change", "changes", "tell"]
+from avs.config import build
+from avs.errors import ConfigError
+
+__all__ = ["Change", "changes", "tell", "with_defaults"]
 
 # Dotted key, the value now, the value there. A key that one of them lacks is None.
 Change = tuple[str, Any, Any]
@@ -33,3 +36,14 @@ def tell(changed: Sequence[Change]) -> str:
     told = [f"{key} is {now!r}, there {there!r}" for key, now, there in changed[:_NUM_TOLD]]
     more = len(changed) - len(told)
     return "; ".join(told) + (f"; and {more} more keys" if more else "")
+
+
+def with_defaults(plain: Any, schema: type[Any], *, as_plain: Callable[[Any], Any]) -> Any:
+    """A configuration as it was begun, with the keys that came later at what they mean by default.
+
+    One that this code cannot read is returned as it is: it differs, and is told to.
+    """
+    try:
+        return as_plain(build(schema, plain, path=""))
+    except ConfigError:
+        return plain

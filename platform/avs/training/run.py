@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from avs import storage
-from avs.config import build, dump
-from avs.config_changes import changes, tell
+from avs.config import dump
+from avs.config_changes import changes, tell, with_defaults
 from avs.errors import ConfigError
 from avs.training.checkpoint import load_trainer_state
 from avs.training.config import TrainConfig
@@ -59,7 +59,9 @@ class Run:
         mine = dump(config)
         begun = storage.exists(storage.join(self.out, "last.json"))  # else nothing was trained yet
         if begun and storage.exists(uri):
-            theirs = _with_defaults(yaml.safe_load(storage.read_bytes(uri)))
+            theirs = with_defaults(
+                yaml.safe_load(storage.read_bytes(uri)), TrainConfig, as_plain=dump
+            )
             changed = changes(mine, theirs, free=_FREE_KEYS)
             if changed:
                 raise ConfigError(
@@ -194,14 +196,3 @@ def best_epochs(history: list[EpochMetrics], count: int) -> list[int]:
 
 def _epoch_name(epoch: int) -> str:
     return f"epoch-{epoch:04d}"
-
-
-def _with_defaults(plain: Any) -> Any:
-    """A configuration as it was begun, with the keys that came later at what they mean by default.
-
-    One that this code cannot read is returned as it is: it differs, and is told to.
-    """
-    try:
-        return dump(build(TrainConfig, plain, path=""))
-    except ConfigError:
-        return plain

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from avs import storage
-from avs.config import build, dump
-from avs.config_changes import changes, tell
+from avs.config import dump
+from avs.config_changes import changes, tell, with_defaults
 from avs.errors import ConfigError
 from avs.tuning.config import TuneConfig
 from avs.tuning.records import trial_folder, trial_name
@@ -40,7 +40,7 @@ def claim_sweep(config: TuneConfig) -> None:
     mine = _plain(config)
     begun = storage.join(trial_folder(config.out, trial_name(0)), "trial.json")
     if storage.exists(begun) and storage.exists(uri):
-        theirs = _with_defaults(yaml.safe_load(storage.read_bytes(uri)))
+        theirs = with_defaults(yaml.safe_load(storage.read_bytes(uri)), TuneConfig, as_plain=_plain)
         changed = changes(mine, theirs, free=_FREE_KEYS)
         if changed:
             raise ConfigError(
@@ -48,17 +48,6 @@ def claim_sweep(config: TuneConfig) -> None:
                 "Give another out=, or remove that folder."
             )
     storage.write_bytes(uri, yaml.safe_dump(mine, sort_keys=False).encode())
-
-
-def _with_defaults(plain: Any) -> Any:
-    """A configuration as it was begun, with the keys that came later at what they mean by default.
-
-    One that this code cannot read is returned as it is: it differs, and is told to.
-    """
-    try:
-        return _plain(build(TuneConfig, plain, path=""))
-    except ConfigError:
-        return plain
 
 
 def _plain(config: TuneConfig) -> dict[str, Any]:
