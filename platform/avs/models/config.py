@@ -29,6 +29,8 @@ class ModelConfig:
     audio_norm: normalise each embedding of the sound before the model gets it, which the published
     models do not; without it a network whose embeddings have another size than VGGish's is hardly
     heard by some.
+    audio_dropout: share of the values of each embedding that training leaves out (ours, 0 as
+    published): where few recordings are trained on, they are otherwise known by heart.
     num_classes: 1 = binary, else classes with background. category_names: of the objects that
     sound, for models that name them; training takes them from the prepared data where empty.
     """
@@ -40,6 +42,7 @@ class ModelConfig:
     audio_weights: str
     num_classes: int
     audio_norm: bool = False
+    audio_dropout: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     category_names: list[str] = field(default_factory=list)
 
@@ -52,6 +55,8 @@ class ModelConfig:
             )
         self.check_classes()
         check_num_classes(self.num_classes)
+        if not 0.0 <= self.audio_dropout < 1.0:
+            raise ConfigError(f"model.audio_dropout={self.audio_dropout}: between 0 and 1")
         for key in ("backbone", "backbone_weights", "audio_weights"):
             if not getattr(self, key):
                 raise ConfigError(f"model.{key} is empty: give a name, a path or 'random'")

@@ -40,26 +40,37 @@ class AvsSystem(nn.Module):
     """``audio`` is the audio network, ``segmenter`` the model; both are in the state dict.
 
     audio_norm: each embedding is brought to mean 0 and variance 1 over its D values before the
-    segmenter gets it, as LayerNorm does (ours; no weights).
+    segmenter gets it, as LayerNorm does (ours; no weights). audio_dropout: share of its values that
+    training leaves out after that (ours).
     """
 
     mean_311: Tensor
     std_311: Tensor
 
     def __init__(
-        self, *, audio: AudioNetwork, segmenter: nn.Module, audio_norm: bool = False
+        self,
+        *,
+        audio: AudioNetwork,
+        segmenter: nn.Module,
+        audio_norm: bool = False,
+        audio_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.audio = audio
         self.segmenter = segmenter
         self.audio_norm = audio_norm
+        self.audio_dropout = nn.Dropout(audio_dropout)
         self.register_buffer(
             "mean_311", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False
         )
         self.register_buffer("std_311", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(
-        self, frames: Tensor, sound: Tensor | AudioOutput, frame_valid: Tensor | None = None
+        self,
+        frames: Tensor,
+        sound: Tensor | AudioOutput,
+        frame_valid: Tensor | None = None,
+        frame_taught: Tensor | None = None,
     ) -> ModelOutput:
         """Segment clips.
 
@@ -69,6 +80,7 @@ class AvsSystem(nn.Module):
         or int16 (see :func:`frame_waveforms`). Or what :func:`hear` made of it earlier, with the
         same weights: then the audio network does not run.
         frame_valid: [B, T] bool, False = padding: its sound is zeroed and its logits are 0.
+        frame_taught: see :class:`avs.models.types.ModelInput`.
         """
         if not frames.is_floating_point():
             frames = (frames / 255.0 - self.mean_311) / self.std_311
@@ -79,6 +91,7 @@ class AvsSystem(nn.Module):
         embedding_BTD = heard.embedding.reshape(*batch, -1)
         if self.audio_norm:
             embedding_BTD = F.layer_norm(embedding_BTD, embedding_BTD.shape[-1:])
+        embedding_BTD = self.audio_dropout(embedding_BTD)
         if frame_valid is not None:
             embedding_BTD = embedding_BTD * frame_valid.unsqueeze(-1).to(embedding_BTD.dtype)
         logits = heard.logits
@@ -88,6 +101,7 @@ class AvsSystem(nn.Module):
                 audio_embedding=embedding_BTD,
                 audio_logits=None if logits is None else logits.reshape(*batch, -1),
                 frame_valid=frame_valid,
+                frame_taught=frame_taught,
             )
         )
         return output
@@ -159,4 +173,9 @@ def build_system(config: ModelConfig) -> AvsSystem:
         category_names=config.category_names,
         **options,
     )
-    return AvsSystem(audio=audio, segmenter=segmenter, audio_norm=config.audio_norm)
+    return AvsSystem(
+        audio=audio,
+        segmenter=segmenter,
+        audio_norm=config.audio_norm,
+        audio_dropout=config.audio_dropout,
+    )

@@ -132,6 +132,23 @@ def test_each_embedding_is_normalised_when_asked() -> None:
 
 
 @torch.no_grad()
+def test_training_leaves_out_a_share_of_each_embedding_when_asked() -> None:
+    frames, stored = batch()
+    raw: Any = AvsSystem(audio=Notes("log_mel", 0.01), segmenter=Passes())(frames, stored)
+    system = AvsSystem(audio=Notes("log_mel", 0.01), segmenter=Passes(), audio_dropout=0.5)
+    assert torch.equal(system.eval()(frames, stored).audio_embedding, raw.audio_embedding)
+    torch.manual_seed(0)
+    given = system.train()(frames, stored).audio_embedding
+    left_out = given == 0.0
+    assert 0.2 < left_out.float().mean() < 0.8
+    assert torch.equal(given[~left_out], 2.0 * raw.audio_embedding[~left_out])
+    config = model_config(backbone="resnet10t", audio_dropout=0.3, options={"fusion_width": 16})
+    assert build_system(config).audio_dropout.p == 0.3
+    with pytest.raises(ConfigError, match=r"model\.audio_dropout=1\.0: between 0 and 1"):
+        model_config(audio_dropout=1.0)
+
+
+@torch.no_grad()
 def test_the_sound_of_padded_frames_is_not_heard() -> None:
     system = tiny_system().eval()
     for block in system.segmenter.fusions.values():
