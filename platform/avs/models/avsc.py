@@ -6,7 +6,7 @@ them by category. Published: a mask-classification network, an objective that do
 visible silent objects, an audio network with category scores, their correlation. Reconstructed from
 the abstract and from a reader's notes, because the text could not be had: everything that these
 leave open, so no published result is a result of this code. Trade-off: frames are segmented one by
-one, as published, and padded ones are left out of training.
+one, as published, and in training padded ones and those without masks are left out.
 
 Shapes: B clips, T frames, K categories, D audio width, H x W image, h x w map, N = B*T frames.
 """
@@ -14,35 +14,29 @@ Shapes: B clips, T frames, K categories, D audio width, H x W image, h x w map, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avs.errors import ConfigError
 from avs.models.avsc_correlation import Aggregate, sounding_classes, sounding_logits
 from avs.models.avsc_objective import ObjectiveOptions, avsc_objective
+from avs.models.avsc_options import AvscOptions, check_names, default_names
 from avs.models.avsc_silent import Teacher
 from avs.models.backbones import build_backbone
 from avs.models.matching import MatchingCosts
-from avs.models.object_network import ObjectNetwork, ObjectNetworkOptions
+from avs.models.object_network import ObjectNetwork
 from avs.models.origin import Origin
 from avs.models.pixel_losses import LossConfig
-from avs.models.real_frames import frames_to_train_on, only, put_back
+from avs.models.real_frames import in_clips, only, put_back, taught_frames, without_padding
 from avs.models.set_losses import SetLossConfig
 from avs.models.types import ModelInput, ModelOutput, ObjectSets, Truth
 
 __all__ = [
     "AVSC_ORIGIN",
-    "SOUNDING_OBJECT",
-    "AvscOptions",
     "AvscSegmenter",
     "SoundHead",
     "build_avsc",
 ]
-
-SOUNDING_OBJECT = "sounding object"
 
 AVSC_ORIGIN = Origin(
     published=(
@@ -62,45 +56,6 @@ AVSC_ORIGIN = Origin(
     ),
     where="not known to be public",
 )
-
-
-@dataclass(kw_only=True, slots=True)
-class AvscOptions(ObjectNetworkOptions):
-    """Options of AVSC, beside those of its object network.
-
-    audio_dim, sound_width: widths of the audio embedding and of the hidden layer behind it.
-    categories: False = what sounds has one class, whatever the data names.
-    aggregate: "sum" or "noisy_or".
-    silent_object_aware: False = the plain set loss. teacher_decay: of its moving average.
-    loss_points: points that mask losses and matching look at. sound_weight: see
-    :class:`avs.models.avsc_objective.ObjectiveOptions`.
-    drop_path, backbone_options: stochastic depth of the backbone; further keywords for timm.
-    """
-
-    audio_dim: int = 128
-    sound_width: int = 256
-    categories: bool = True
-    aggregate: str = "sum"
-    silent_object_aware: bool = True
-    teacher_decay: float = 0.999
-    loss_points: int = 12_544
-    sound_weight: float = 1.0
-    drop_path: float = 0.0
-    backbone_options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        ObjectNetworkOptions.__post_init__(self)
-        for key in ("audio_dim", "sound_width", "loss_points"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)}: at least 1")
-        known = [kind.value for kind in Aggregate]
-        if self.aggregate not in known:
-            raise ConfigError(f"aggregate={self.aggregate!r}: one of {', '.join(known)}")
-        for key in ("teacher_decay", "drop_path"):
-            if not 0.0 <= getattr(self, key) < 1.0:
-                raise ConfigError(f"{key}={getattr(self, key)}: between 0 and 1")
-        if not self.sound_weight >= 0.0:
-            raise ConfigError(f"sound_weight={self.sound_weight}: 0 or more")
 
 
 class SoundHead(nn.Module):
@@ -141,8 +96,8 @@ class AvscSegmenter(nn.Module):
         super().__init__()
         self.options, self.num_classes = options, num_classes
         names = tuple(category_names) if options.categories else ()
-        self.category_names = names or _default_names(num_classes)
-        _check_names(self.category_names, num_classes, options)
+        self.category_names = names or default_names(num_classes)
+        check_names(self.category_names, num_classes, options)
         self.backbone = build_backbone(
             backbone,
             weights=backbone_weights,
@@ -159,6 +114,7 @@ class AvscSegmenter(nn.Module):
         self.aggregate = Aggregate(options.aggregate)
         self.objective_options = ObjectiveOptions(
             set_losses=SetLossConfig(
+                class_weight=options.class_weight,
                 num_points=options.loss_points,
                 matching=MatchingCosts(num_points=options.loss_points),
             ),
@@ -172,10 +128,10 @@ class AvscSegmenter(nn.Module):
     def forward(self, x: ModelInput) -> ModelOutput:
         """Segment every frame; logits at the size of the frames, 0 for padding.
 
-        Training leaves padded frames out, so its predictions are those of the real ones.
+        Training leaves out padding and what no loss looks at; the predictions are of the rest.
         """
         x.check(audio_dim=self.options.audio_dim)
-        chosen_N = frames_to_train_on(x, training=self.training)
+        chosen_N = taught_frames(x, training=self.training)
         sound_logits_BTK = self.sound(x.audio_embedding)
         sound_NK = only(sound_logits_BTK.flatten(0, 1).sigmoid(), chosen_N)
         maps = self.backbone(only(x.frames.flatten(0, 1), chosen_N))
@@ -189,13 +145,14 @@ class AvscSegmenter(nn.Module):
         teacher = None
         if self.training and self.teacher is not None:
             teacher = self.teacher.look(self.objects, maps)
-        logits_NKHW = put_back(logits_NKHW, chosen_N)
-        if x.frame_valid is not None:
-            logits_NKHW = logits_NKHW * x.frame_valid.reshape(-1, 1, 1, 1).to(logits_NKHW.dtype)
+        logits_NKHW = without_padding(put_back(logits_NKHW, chosen_N), x)
         return ModelOutput(
-            logits=logits_NKHW.reshape(*x.frames.shape[:2], *logits_NKHW.shape[1:]),
+            logits=in_clips(logits_NKHW, x),
             objects=ObjectSets(
-                predictions=tuple(predictions), sound_logits=sound_logits_BTK, teacher=teacher
+                predictions=tuple(predictions),
+                sound_logits=sound_logits_BTK,
+                chosen=chosen_N,
+                teacher=teacher,
             ),
         )
 
@@ -236,21 +193,3 @@ def build_avsc(
         category_names=category_names,
         options=options,
     )
-
-
-def _default_names(num_classes: int) -> tuple[str, ...]:
-    if num_classes == 1:
-        return (SOUNDING_OBJECT,)
-    return tuple(f"class {k}" for k in range(1, num_classes))
-
-
-def _check_names(names: Sequence[str], num_classes: int, options: AvscOptions) -> None:
-    if num_classes == 1:
-        return
-    if not options.categories:
-        raise ConfigError("categories=false is for binary data; semantic classes are categories")
-    if len(names) != num_classes - 1:
-        raise ConfigError(
-            f"model.category_names holds {len(names)} names, model.num_classes={num_classes} has "
-            f"{num_classes - 1} classes beside the background: leave category_names out"
-        )

@@ -54,10 +54,9 @@ def avsc_objective(
     objects = output.objects
     assert objects is not None, "the objective needs the objects of the forward pass"
     targets = frame_targets(truth, kind=config.kind, named=options.named)
-    if len(objects.predictions[-1].queries) < len(targets):
-        assert truth.frame_valid is not None, "only padded frames are left out"
-        real_N = truth.frame_valid.flatten().tolist()
-        targets = [target for target, real in zip(targets, real_N, strict=True) if real]
+    if objects.chosen is not None:
+        chosen_N = objects.chosen.tolist()
+        targets = [target for target, own in zip(targets, chosen_N, strict=True) if own]
     teacher = objects.teacher
 
     def unmatched_weight(prediction: SetPrediction, _: Sequence[Match]) -> Tensor:

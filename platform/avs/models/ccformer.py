@@ -27,7 +27,13 @@ from avs.models.origin import Origin
 from avs.models.pixel_decoder import LevelProjections
 from avs.models.pixel_losses import LossConfig, LossKind
 from avs.models.query_mask_head import QueryMaskHead
-from avs.models.real_frames import frames_to_train_on, only, put_back
+from avs.models.real_frames import (
+    frames_to_train_on,
+    in_clips,
+    only,
+    put_back,
+    without_padding,
+)
 from avs.models.temporal_pixels import NUM_ENCODED_LEVELS, TemporalPixelDecoder
 from avs.models.types import ModelInput, ModelOutput, Truth
 
@@ -118,14 +124,12 @@ class CcformerSegmenter(nn.Module):
         *early, last = self.queries(
             seen.levels, heard_BTC, frame_valid=x.frame_valid, every_layer=every_layer
         )
-        logits_NKHW = self.head(last, seen.mask_features, size=size)
-        if x.frame_valid is not None:
-            logits_NKHW = logits_NKHW * x.frame_valid.reshape(-1, 1, 1, 1).to(logits_NKHW.dtype)
+        logits_NKHW = without_padding(self.head(last, seen.mask_features, size=size), x)
         aux = [self.head.aux_logits(queries, seen.mask_features) for queries in early]
         contrast = self.contrast
         return ModelOutput(
-            logits=_clips(logits_NKHW, x),
-            aux_logits=tuple(_clips(aux_NKhw, x) for aux_NKhw in aux) or None,
+            logits=in_clips(logits_NKHW, x),
+            aux_logits=tuple(in_clips(aux_NKhw, x) for aux_NKhw in aux) or None,
             embeddings=None if contrast is None else contrast(audio_BTC, maps, logits_NKHW),
         )
 
@@ -180,8 +184,3 @@ def build_ccformer(
         num_classes=num_classes,
         options=options,
     )
-
-
-def _clips(frames_NKhw: Tensor, x: ModelInput) -> Tensor:
-    """Frames put back into the clips that they are of."""
-    return frames_NKhw.reshape(*x.frames.shape[:2], *frames_NKhw.shape[1:])

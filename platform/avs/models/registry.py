@@ -14,7 +14,8 @@ from torch import nn
 
 from avs.config import build
 from avs.errors import ConfigError
-from avs.models.avsc import AVSC_ORIGIN, AvscOptions, build_avsc
+from avs.models.avsc import AVSC_ORIGIN, build_avsc
+from avs.models.avsc_options import AvscOptions
 from avs.models.c3n import C3N_ORIGIN, C3nOptions, build_c3n
 from avs.models.ccformer import CCFORMER_ORIGIN, CcformerOptions, build_ccformer
 from avs.models.gated import GATED_ORIGIN, GatedOptions, build_gated

@@ -26,12 +26,15 @@ class ModelInput:
     frames: [B, T, 3, H, W] float, ImageNet-normalised. audio_embedding: [B, T, D].
     audio_logits: [B, T, 527] AudioSet class logits, or None.
     frame_valid: [B, T] bool, False = padding, or None when every frame is real.
+    frame_taught: [B, T] bool, False = no loss looks at this frame's masks, so a model whose frames
+    know nothing of each other leaves it out of training; None = every frame is looked at.
     """
 
     frames: Tensor
     audio_embedding: Tensor
     audio_logits: Tensor | None = None
     frame_valid: Tensor | None = None
+    frame_taught: Tensor | None = None
 
     def check(self, *, audio_dim: int | None) -> None:
         """Raise ValueError naming the shapes unless they belong together.
@@ -42,7 +45,7 @@ class ModelInput:
         shape = tuple(self.frames.shape)
         if len(shape) != 5 or shape[2] != 3:
             raise ValueError(f"frames have the shape {list(shape)}: [B, T, 3, H, W] is needed")
-        wanted = {"audio_logits": (NUM_AUDIOSET_CLASSES,), "frame_valid": ()}
+        wanted = {"audio_logits": (NUM_AUDIOSET_CLASSES,), "frame_valid": (), "frame_taught": ()}
         if audio_dim is not None:
             wanted["audio_embedding"] = (audio_dim,)
         for name, rest in wanted.items():
@@ -58,13 +61,15 @@ class ModelInput:
 class ObjectSets:
     """The objects that a model sees in each frame, whether they sound or not.
 
-    predictions: after each layer, N = B * T frames; without training the last one alone.
+    predictions: after each layer, of N frames; without training the last one alone.
+    chosen: which of the B * T frames these are, bool [B * T], None = all of them.
     sound_logits: [B, T, K] float32, how much the sound is one of the model's categories.
     teacher: what the teacher of the silent-object-aware objective sees, while training with it.
     """
 
     predictions: tuple[SetPrediction, ...]
     sound_logits: Tensor
+    chosen: Tensor | None = None
     teacher: SetPrediction | None = None
 
 

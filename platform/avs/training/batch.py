@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avs.models.types import AudioOutput
 
-__all__ = ["Batch", "padding_flags"]
+__all__ = ["Batch", "padding_flags", "taught_flags"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,3 +75,8 @@ class Batch:
 def padding_flags(batch: Batch) -> Tensor | None:
     """``frame_valid`` where a batch holds padding, else None, as S4 and MS3 networks expect."""
     return None if bool(batch.frame_valid.all()) else batch.frame_valid
+
+
+def taught_flags(batch: Batch) -> Tensor | None:
+    """``mask_valid`` where a batch holds frames without ground truth, else None."""
+    return None if bool(batch.mask_valid.all()) else batch.mask_valid

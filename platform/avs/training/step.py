@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from avs.losses import total_loss
 from avs.models.micro_batches import micro_batch, shares_of_step
 from avs.models.types import Truth
-from avs.training.batch import Batch, padding_flags
+from avs.training.batch import Batch, padding_flags, taught_flags
 from avs.training.config import Precision
 from avs.training.lane_buffers import NOWHERE
 from avs.training.lanes import part_seed
@@ -104,7 +104,8 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 def _forward(state: TrainingState, batch: Batch, truth: Truth) -> dict[str, Tensor]:
     with autocast(state.config.train.precision, state.worker.device):
-        output = state.ddp(batch.frames, batch.heard or batch.sound, padding_flags(batch))
+        sound = batch.heard or batch.sound
+        output = state.ddp(batch.frames, sound, padding_flags(batch), taught_flags(batch))
     return total_loss(state.system.segmenter, output, truth, config=state.loss_config)
 
 

@@ -12,7 +12,7 @@ from model_cases import BINARY, clips, learn, overlap, two_objects
 
 from avs.errors import ConfigError
 from avs.losses import total_loss
-from avs.models.avsc import SOUNDING_OBJECT
+from avs.models.avsc_options import SOUNDING_OBJECT
 
 
 def test_masks_without_names_are_learnt() -> None:
@@ -90,6 +90,7 @@ def test_names_and_classes_fit_together() -> None:
         ({"num_heads": 5}, "num_heads=5"),
         ({"teacher_decay": 1.0}, "teacher_decay=1.0"),
         ({"sound_weight": -1.0}, "sound_weight=-1.0"),
+        ({"class_weight": -1.0}, "class_weight=-1.0"),
         ({"loss_points": 0}, "loss_points=0"),
     ],
 )

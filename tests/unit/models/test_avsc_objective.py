@@ -118,6 +118,10 @@ def test_the_parts_add_up_and_their_weights_count() -> None:
     model.objective_options = replace(model.objective_options, sound_weight=3.0)
     louder = total_loss(model, output, truth, config=BINARY)
     torch.testing.assert_close(louder["loss"] - parts["loss"], parts["sound"], atol=1e-4, rtol=0)
+    named = tiny(sound_weight=2.0, class_weight=3.0, silent_object_aware=False)
+    model.objective_options = replace(named.objective_options, sound_weight=2.0)
+    one_more = total_loss(model, output, truth, config=BINARY)["loss"] - parts["loss"]
+    assert one_more > parts["class"]  # which is the last layer's; each layer adds its own
 
 
 def test_the_seed_of_a_step_decides_its_points() -> None:

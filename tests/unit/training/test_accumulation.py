@@ -219,3 +219,22 @@ def test_what_follows_the_weights_follows_once_a_step(prepared: Path, tmp_path: 
     take_step(state, batches, 0.0, seed=0, num_steps=0)
     assert len(batches) == 2
     assert state.system.segmenter.teacher.num_steps == 1  # type: ignore[union-attr]
+
+
+def test_a_network_that_takes_frames_one_by_one_is_spared_those_without_ground_truth(
+    prepared: Path, tmp_path: Path
+) -> None:
+    config = step_config(prepared, tmp_path)
+    config = replace(
+        config, loss=LossConfig(), model=model_config(name="avsc", options=AVSC_OPTIONS)
+    )
+    state = TrainingState(config, Worker())
+    state.start_epoch(1)
+    batches, _ = next(iter(_steps(state, 1)))
+    label(batches, LABELLED)
+    seen: list[int] = []
+    backbone = state.system.segmenter.get_submodule("backbone")
+    backbone.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    take_step(state, batches, 0.0, seed=0, num_steps=0)
+    assert seen == [int(batch.mask_valid.sum()) for batch in batches]
+    assert sum(seen) < sum(batch.mask_valid.numel() for batch in batches)
