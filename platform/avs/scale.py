@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from avs.errors import ConfigError
 
@@ -16,12 +16,15 @@ class ScaleConfig:
     ``min_workers`` lets a training go on with as few while the cluster has no room for
     ``num_workers``, and grow again when it has; steps stay those of ``num_workers`` (null: it waits
     for all of them). Each change goes on from the last checkpoint. Other jobs take no notice of it.
+    ``autoscaling``: the cluster adds nodes when asked, so what it lacks now is told and waited for;
+    without, a job that the cluster cannot hold is refused.
     """
 
     num_workers: int
     cpus_per_worker: float
     gpus_per_worker: float
     min_workers: int | None = None
+    autoscaling: bool = False
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -34,6 +37,11 @@ class ScaleConfig:
         for key in ("cpus_per_worker", "gpus_per_worker"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"scale.{key}={getattr(self, key)} must not be negative.")
+
+    @property
+    def one_worker(self) -> ScaleConfig:
+        """Of a job that takes a single worker."""
+        return replace(self, num_workers=1, min_workers=None)
 
     @property
     def device(self) -> str:

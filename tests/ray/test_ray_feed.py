@@ -14,13 +14,13 @@ from prepared_clips import prepare_synthetic
 from small_configs import TWO_WORKERS, train_config
 
 from avs.datasets.synthetic import Layout
-from avs.errors import ConfigError, DataError
+from avs.errors import DataError
 from avs.training.batch import Batch
 from avs.training.config import Feed, TrainConfig
 from avs.training.distributed import train_distributed
 from avs.training.feed import ClipReader, prefetch
 from avs.training.plan import Cut, EpochPlan, plan_epoch
-from avs.training.ray_feed import reading_cpus, stream_from_ray
+from avs.training.ray_feed import stream_from_ray
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
@@ -107,14 +107,6 @@ def test_what_a_task_raised_for_the_user_arrives_as_it_was(prepared: Path, tmp_p
     with pytest.raises(DataError, match="schema version 0") as raised:
         next(from_ray(ClipReader(str(tmp_path), split="train"), [[0]]))
     assert type(raised.value) is DataError  # and not Ray's mixture of both
-
-
-def test_workers_that_take_every_cpu_are_refused_with_the_numbers() -> None:
-    assert reading_cpus(Feed.RAY, TWO_WORKERS) == 1.0
-    many = replace(TWO_WORKERS, num_workers=4)
-    assert reading_cpus(Feed.THREADS, many) == 0.0
-    with pytest.raises(ConfigError, match=r"num_workers=4 .*takes 4, the cluster has 4.*=threads"):
-        reading_cpus(Feed.RAY, many)
 
 
 @pytest.mark.full

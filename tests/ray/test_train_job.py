@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 import safetensors.torch
 import torch
 from killing import kill_all, wait_until
@@ -28,7 +27,7 @@ from avs.datasets.synthetic import Layout
 from avs.errors import ConfigError, DataError, LeaseError
 from avs.scale import ScaleConfig
 from avs.training.checkpoint import load_checkpoint
-from avs.training.distributed import check_resources, train_distributed
+from avs.training.distributed import train_distributed
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("ray_cluster")]
 
@@ -178,16 +177,6 @@ def test_mistakes_end_before_anything_starts(prepared: Path, tmp_path: Path) -> 
         train_distributed(config)
     with pytest.raises(DataError, match="does not exist"):
         train_distributed(run_config(tmp_path / "nothing", tmp_path / "out"))
-
-
-def test_workers_that_fit_the_sum_of_the_nodes_and_none_of_them_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    nodes = [{"Alive": alive, "Resources": {"CPU": 2.0}} for alive in (True, True, False)]
-    monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    check_resources(ScaleConfig(num_workers=2, cpus_per_worker=1.5, gpus_per_worker=0))
-    with pytest.raises(ConfigError, match=r"num_workers=1: .* room for 0 workers of 3 CPUs"):
-        check_resources(ScaleConfig(num_workers=1, cpus_per_worker=3, gpus_per_worker=0))
 
 
 def test_another_configuration_in_the_same_folder_is_refused(

@@ -32,6 +32,7 @@ RAY_ALLOWED = (
     "training/distributed.py",
     "training/ray_backend.py",
     "training/ray_feed.py",
+    "training/resources.py",
     "tuning/",
     "inference/bucket.py",
     "serving/",

@@ -24,7 +24,7 @@ from ray.train.torch import TorchTrainer
 
 from avs import storage
 from avs.config import build, dump
-from avs.errors import AvsError, ConfigError, DataError
+from avs.errors import AvsError, DataError
 from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
@@ -36,7 +36,8 @@ from avs.training.loop import train
 from avs.training.notices import was_signalled
 from avs.training.open_observers import check_logging, complete_logging, open_observers
 from avs.training.ray_backend import ListeningConfig
-from avs.training.ray_feed import reading_cpus, stream_from_ray
+from avs.training.ray_feed import stream_from_ray
+from avs.training.resources import check_resources, reading_cpus
 from avs.training.resume import check_lanes, told_position
 from avs.training.run import EpochMetrics, Run
 from avs.training.saver import patiently
@@ -64,7 +65,7 @@ def train_distributed(
         config.train.init_from = storage.absolute(config.train.init_from)
     for folder in config.data.folders:
         read_manifest(folder).split_shards("train")
-    check_resources(config.scale)
+    check_resources(config.scale, say=say)
     check_logging(config)
     cpus = reading_cpus(config.data.feed, config.scale)
     run = Run(config.out)
@@ -83,46 +84,6 @@ def train_distributed(
         with Follower(run, num_seen=len(history), say=say):
             _fit_while_it_gets_on(config, run, lease.owner, cpus=cpus, say=say)
         return run.read_metrics()
-
-
-def check_resources(scale: ScaleConfig) -> None:
-    """Refuse what the cluster can never place: Ray Train would wait for it without a word.
-
-    Of an elastic training (``min_workers``), what it cannot do without.
-
-    Raises:
-        ConfigError: with the numbers asked for and there.
-    """
-    count = "num_workers" if scale.min_workers is None else "min_workers"
-    num_workers: int = getattr(scale, count)
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for key, resource, each in (
-        ("cpus_per_worker", "CPU", scale.cpus_per_worker),
-        ("gpus_per_worker", "GPU", scale.gpus_per_worker),
-    ):
-        wanted = each * num_workers
-        if wanted > there.get(resource, 0):
-            raise ConfigError(
-                f"scale.{count}={num_workers} with scale.{key}={each:g} needs "
-                f"{wanted:g} {resource}s, the cluster has {there.get(resource, 0):g}: lower one."
-            )
-    room = _room(scale)
-    if room < num_workers:
-        each_gpu = f" and {scale.gpus_per_worker:g} GPUs" if scale.gpus_per_worker else ""
-        raise ConfigError(
-            f"scale.{count}={num_workers}: a worker must fit one node, and the nodes have room for "
-            f"{room} workers of {scale.cpus_per_worker:g} CPUs{each_gpu}: lower what each takes."
-        )
-
-
-def _room(scale: ScaleConfig) -> int:
-    """How many workers the living nodes hold."""
-    wanted = {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return sum(
-        int(min(node.get(name, 0.0) / each + 1e-9 for name, each in wanted.items() if each))
-        for node in nodes
-    )
 
 
 def _fit_while_it_gets_on(

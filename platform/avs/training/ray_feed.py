@@ -6,7 +6,8 @@ Each rank streams its own plan, because ``streaming_split`` hands blocks to whoe
 clips of a rank would then depend on the speed of the others. Trade-off: the arrays travel through
 the object store and every epoch starts a stream, so a reader in the process
 (:func:`avs.training.feed.prefetch`) is better where reading costs next to nothing beside a step.
-Where Train holds every CPU, Ray Data would wait without a word: :func:`reading_cpus` counts first.
+Where Train holds every CPU, Ray Data would wait without a word:
+:func:`avs.training.resources.reading_cpus` counts first.
 """
 
 from __future__ import annotations
@@ -27,37 +28,16 @@ from numpy.typing import NDArray
 from ray.data import DataContext, ExecutionResources
 from ray.exceptions import RayTaskError, UserCodeException
 
-from avs.errors import AvsError, ConfigError
-from avs.scale import ScaleConfig
+from avs.errors import AvsError
 from avs.training.batch import Batch
-from avs.training.config import Feed
 from avs.training.feed import ClipReader
 
-__all__ = ["reading_cpus", "stream_from_ray"]
+__all__ = ["stream_from_ray"]
 
 _ARRAYS = ("frames", "log_mel", "masks", "mask_valid", "frame_valid", "waveform")
 _HEARD = ("audio_embedding", "audio_logits")  # of features, where they are read
 _TASK_BYTES = 16 << 20  # what a task reads, at least a micro-batch: well above what a task costs
 _STORE_SHARE = 0.25  # of the object store, for the streams of all ranks together
-
-
-def reading_cpus(feed: Feed, scale: ScaleConfig) -> float:
-    """CPUs that each rank's stream may use; 0 where its own process reads.
-
-    Raises:
-        ConfigError: ``data.feed=ray`` and training takes every CPU; says how many there are.
-    """
-    if feed is Feed.THREADS:
-        return 0.0
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    num_cpus, taken = there.get("CPU", 0.0), scale.num_workers * scale.cpus_per_worker
-    if num_cpus <= taken:
-        raise ConfigError(
-            f"data.feed=ray reads with the CPUs that training leaves: scale.num_workers="
-            f"{scale.num_workers} with scale.cpus_per_worker={scale.cpus_per_worker:g} takes "
-            f"{taken:g}, the cluster has {num_cpus:g}: lower one, or give data.feed=threads."
-        )
-    return (num_cpus - taken) / scale.num_workers
 
 
 def stream_from_ray(

@@ -141,7 +141,7 @@ class TuneConfig(TrainConfig):
 
     def trial_config(self) -> TrainConfig:
         """The same for a trial, which is a single worker."""
-        return replace(self.train_config(), scale=replace(self.scale, num_workers=1))
+        return replace(self.train_config(), scale=self.scale.one_worker)
 
     def with_values(self, values: dict[str, Any], *, out: str) -> TrainConfig:
         """A trial's configuration. Raises ConfigError for values that do not go together."""

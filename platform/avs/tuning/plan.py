@@ -153,7 +153,10 @@ class SweepPlan:
 
 
 def max_concurrent(scale: ScaleConfig, there: Mapping[str, float], *, limit: int | None) -> int:
-    """How many trials fit beside each other into a cluster of ``there``, at most ``limit``."""
+    """How many trials fit beside each other into a cluster of ``there``, at most ``limit``; of a
+    cluster that grows, ``limit`` where there is one."""
+    if scale.autoscaling and limit is not None:
+        return limit
     each = {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
     room = [int(there.get(name, 0) / share + 1e-9) for name, share in each.items() if share]
     fitting = max(1, min(room, default=1))

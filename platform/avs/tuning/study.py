@@ -26,10 +26,10 @@ from avs.report.study import study_markdown, study_tables
 from avs.scale import ScaleConfig
 from avs.training.checkpoint import resolve_checkpoint
 from avs.training.config import MixtureConfig, TrainConfig
-from avs.training.distributed import check_resources
 from avs.training.feed import ClipReader
 from avs.training.folders import check_alike
 from avs.training.loop import train
+from avs.training.resources import check_resources
 from avs.training.run import Run
 from avs.training.state import Worker
 from avs.tuning.study_config import StudyConfig, read_groups
@@ -67,8 +67,8 @@ def run_study(
     tests = {name: storage.absolute(folder) for name, folder in config.tests.items()}
     data = config.data.map_folders(storage.absolute)
     _check_tests(config, data, tests)
-    one = replace(config.scale, num_workers=1)
-    check_resources(one)
+    one = config.scale.one_worker
+    check_resources(one, say=say)
     cells = {
         (variant, seed): _cell(
             out, variant, seed, replace(train_config, data=data, scale=one), tests

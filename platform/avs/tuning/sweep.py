@@ -28,8 +28,8 @@ from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.training.config import TrainConfig
-from avs.training.distributed import check_resources
 from avs.training.loop import train
+from avs.training.resources import check_resources
 from avs.training.run import Run
 from avs.training.state import Worker
 from avs.tuning.claim import claim_sweep
@@ -73,7 +73,7 @@ def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dic
     if config.search.sampler is Sampler.GRID:
         _tell_grid(config, say)
     one = config.trial_config().scale
-    check_resources(one)
+    check_resources(one, say=say)
     with Lease(config.out, job="tune", say=say) as lease:
         claim_sweep(config)
         # Not lease.check: Ray pickles the plan with its searcher, and a lease holds a thread.

@@ -167,6 +167,12 @@ def test_as_many_trials_run_as_there_is_room_for(
     assert max_concurrent(scale, there, limit=limit) == expected
 
 
+def test_a_cluster_that_grows_is_asked_for_as_many_trials_as_are_wanted() -> None:
+    scale = ScaleConfig(num_workers=1, cpus_per_worker=1, gpus_per_worker=1, autoscaling=True)
+    assert max_concurrent(scale, {"CPU": 4}, limit=3) == 3
+    assert max_concurrent(scale, {"CPU": 4}, limit=None) == 1
+
+
 def test_another_sweep_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     config = tune_config(tmp_path)
     claim_sweep(config)
