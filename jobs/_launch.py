@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 
 from avs.errors import AvsError
-from avs.overrides import explain_hydra_error
+from avs.overrides import explain_hydra_error, values_forced
 from avs.usage import usage
 
 # Where the cluster is this machine and ends with the job.
@@ -59,9 +59,11 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
 
 def run(main: Callable[[], Any], schema: type[Any]) -> None:
     """Run a hydra main; a mistake of the user ends with one line and the error's exit code."""
-    helping = bool({"-h", "--help"} & set(sys.argv[1:]))
+    given = sys.argv[1:]
+    helping = bool({"-h", "--help"} & set(given))
     if helping:  # before Hydra's own, which has the values
         print(sys.modules["__main__"].__doc__, usage(schema), sep="\n", end="\n\n")
+    sys.argv[1:] = values_forced(given, schema)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises instead of printing and exiting
     # Hydra's getter would print "Error executing job with overrides" before it raises.
     JobReturn.return_value = property(_result, JobReturn.return_value.fset)  # type: ignore[method-assign]
@@ -73,7 +75,7 @@ def run(main: Callable[[], Any], schema: type[Any]) -> None:
     except (HydraException, ValueError) as error:
         if helping:  # no values to show as long as a choice has not been made
             return
-        _stop(explain_hydra_error(error, schema), 2)
+        _stop(explain_hydra_error(error, schema, given), 2)
     except OSError as error:  # a full disk, a folder that may not be written
         _stop(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:

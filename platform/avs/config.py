@@ -41,6 +41,7 @@ def parse(config: DictConfig | Mapping[str, Any], schema: type[T]) -> T:
             key = error.full_key or "configuration"
             raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
         if missing:
+            _check_keys_below(schema, plain, "")  # a misspelt key is why another one lacks a value
             raise ConfigError(f"{missing[0]} is not set: give {missing[0]}=VALUE")
     else:
         plain = dict(config)
@@ -89,12 +90,8 @@ def choice_error(key: str, value: object, known: Sequence[str]) -> ConfigError:
     return ConfigError(f"{key}={value} is not known. Known: {', '.join(sorted(known))}.{hint}")
 
 
-def _build_dataclass(schema: Any, value: Any, path: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise _type_error(path, value, "a group of keys")
-    fields = {f.name: f for f in dataclasses.fields(schema)}
-    hints = typing.get_type_hints(schema)
-    prefix = f"{path}." if path else ""
+def _check_keys(schema: Any, value: Mapping[str, Any], prefix: str) -> None:
+    fields = [f.name for f in dataclasses.fields(schema)]
     for key in value:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
@@ -103,6 +100,25 @@ def _build_dataclass(schema: Any, value: Any, path: str) -> Any:
             raise ConfigError(
                 f"{prefix}{key}={value[key]} is not known. Known keys here: {known}.{hint}"
             )
+
+
+def _check_keys_below(schema: Any, value: Any, prefix: str) -> None:
+    """The same for all sections below."""
+    if not (dataclasses.is_dataclass(schema) and isinstance(value, Mapping)):
+        return
+    _check_keys(schema, value, prefix)
+    hints = typing.get_type_hints(schema)
+    for key, own in value.items():
+        _check_keys_below(hints[key], own, f"{prefix}{key}.")
+
+
+def _build_dataclass(schema: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _type_error(path, value, "a group of keys")
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    hints = typing.get_type_hints(schema)
+    prefix = f"{path}." if path else ""
+    _check_keys(schema, value, prefix)
     for name, field in fields.items():
         required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

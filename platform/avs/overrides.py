@@ -1,7 +1,9 @@
-"""One-line explanations of what Hydra refuses on the command line.
+"""Overrides of the command line: what Hydra is given, and what it refuses in one line.
 
-Hydra's own messages name a grammar rule or advise ``+key=value``, which would only move the error
-to ``parse``. These name the key, the value, what is known there, and the quoting that works.
+Hydra wants ``+key=value`` for keys that the chosen YAML files lack and forbids it for others; which
+these are is nothing that a user knows, and the dataclasses say what exists. So values are always
+given to it as ``++key=value``. Its own messages name a grammar rule; these name the key, the value,
+what is known there, and the quoting that works.
 """
 
 from __future__ import annotations
@@ -22,9 +24,18 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from avs.config import parse
 from avs.errors import ConfigError
 
-__all__ = ["compose_as", "explain_hydra_error", "quote_override"]
+__all__ = ["compose_as", "explain_hydra_error", "quote_override", "values_forced"]
 
 T = TypeVar("T")
+
+_KEY = re.compile(r"\+{0,2}([A-Za-z_][\w.]*)=")
+_FLAGS_WITH_VALUE = ("-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name")
+
+
+def values_forced(overrides: Sequence[str], schema: type[Any]) -> list[str]:
+    """The same with ``++`` before each key of ``schema`` that takes a value; choices of files, and
+    what is no key of it, as they were."""
+    return [_forced(override, schema) for override in overrides]
 
 
 def quote_override(override: str) -> str:
@@ -58,11 +69,8 @@ def explain_hydra_error(
     refused = re.match(r"Could not override '([^']+)'", text)
     if refused:
         return _explain_unknown_key(refused.group(1), schema, arguments)
-    standing = re.search(r"Could not append to config. An item is already at '([^']+)'", text)
-    if standing:
-        return f"+{standing.group(1)} is there already: give it without the +."
-    for argument in arguments:
-        if not argument.startswith("-") and not _parses_alone(argument):
+    for argument in _without_flags(arguments):
+        if not _parses_alone(argument):
             if "=" not in argument:
                 return f"{argument!r} is not an override: give KEY=VALUE."
             return f"{argument!r} does not parse; quote the value: {quote_override(argument)}"
@@ -80,12 +88,32 @@ def compose_as(schema: type[T], name: str, overrides: Sequence[str], *, key: str
         ConfigError: it cannot be composed or parsed; begins with ``key``, where the overrides were.
     """
     try:
-        return parse(compose(name, overrides=list(overrides)), schema)
+        return parse(compose(name, overrides=values_forced(overrides, schema)), schema)
     except HydraException as error:
         told = explain_hydra_error(error, schema, overrides)
     except ConfigError as error:
         told = str(error)
     raise ConfigError(f"{key}: {told}")
+
+
+def _forced(override: str, schema: type[Any]) -> str:
+    found = _KEY.match(override)
+    if found is None:
+        return override
+    key = found[1]
+    section = _without_none(_type_of(key.partition(".")[0], schema))
+    is_choice = "." not in key and dataclasses.is_dataclass(section)
+    return override if section is None or is_choice else f"++{override.lstrip('+')}"
+
+
+def _without_flags(arguments: Sequence[str]) -> list[str]:
+    """Those that are overrides."""
+    before = ["", *arguments]
+    return [
+        argument
+        for flag, argument in zip(before, arguments, strict=False)
+        if not argument.startswith("-") and flag not in _FLAGS_WITH_VALUE
+    ]
 
 
 def _quote(value: str) -> str:
@@ -118,28 +146,17 @@ def _explain_missing_group(text: str) -> str:
 def _explain_unknown_key(key: str, schema: type[Any], arguments: Sequence[str]) -> str:
     pairs = [argument.lstrip("+").partition("=") for argument in arguments]
     value = next((given for name, _, given in pairs if name == key), "")
-    node: Any = schema
-    done: list[str] = []
-    for part in key.split("."):
-        if not dataclasses.is_dataclass(node):
-            break
-        known = [f.name for f in dataclasses.fields(node)]
-        if part not in known:
-            deeper = _keys_named(part, schema) if not done else []
-            return _unknown_part(key, value, ".".join(done), part, known, deeper)
-        done.append(part)
-        node = _without_none(typing.get_type_hints(node)[part])
-    if dataclasses.is_dataclass(node):
+    section = _without_none(_type_of(key, schema))
+    if dataclasses.is_dataclass(section):
         return (
             f"{key}={value}: {key} is a section of this job, not a choice of files: give its keys, "
-            f"{', '.join(f'{key}.{field.name}' for field in dataclasses.fields(node))}."
+            f"{', '.join(f'{key}.{field.name}' for field in dataclasses.fields(section))}."
         )
-    if ".".join(done) == key or typing.get_origin(node) is dict:
-        return (
-            f"{key}={value} adds to the chosen YAML files, which lack this key: unless it is "
-            f"misspelt, give +{key}={value}"
-        )
-    return f"{key}={value} cannot be set: {'.'.join(done)} takes no such key."
+    part = key.partition(".")[0]
+    known = [field.name for field in dataclasses.fields(schema)]
+    near = _keys_named(part, schema) or difflib.get_close_matches(part, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{key}={value} is not known. Known keys here: {', '.join(known)}.{hint}"
 
 
 def _type_of(key: str, schema: type[Any]) -> Any:
@@ -156,16 +173,6 @@ def _keys_named(name: str, schema: type[Any], prefix: str = "") -> list[str]:
         elif key == name and prefix:
             found.append(prefix + key)
     return found
-
-
-def _unknown_part(
-    key: str, value: str, parent: str, part: str, known: list[str], deeper: list[str]
-) -> str:
-    near = deeper or difflib.get_close_matches(part, known, n=1)
-    prefix = f"{parent}." if parent else ""
-    hint = f" Did you mean {prefix}{near[0]}?" if near else ""
-    where = f"under {parent}" if parent else "here"
-    return f"{key}={value} is not known. Known keys {where}: {', '.join(known)}.{hint}"
 
 
 def _without_none(hint: Any) -> Any:

@@ -30,7 +30,7 @@ def usage(schema: type[Any]) -> str:
 def _model_options(name: str) -> str:
     """The options of one model, with what they are where a YAML does not say."""
     options = MODELS[name].options
-    title = f"model.options of {name} (those that the chosen YAML lacks, with a +): "
+    title = f"model.options of {name}: "
     lines = textwrap.wrap(title + _plain(inspect.getdoc(options) or ""), _WIDTH)
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
@@ -75,7 +75,11 @@ def _kind(hint: Any) -> str:
     if isinstance(plain, type) and issubclass(plain, enum.Enum):
         name = "|".join(str(member.value) for member in plain)
     else:
-        name = plain.__name__ if isinstance(plain, type) else str(plain).replace("typing.", "")
-        if typing.get_args(plain):
+        inner = typing.get_args(plain)
+        if typing.get_origin(plain) is list:
+            name = f"list of {_kind(inner[0])}"
+        elif isinstance(plain, type) and not inner:
+            name = plain.__name__
+        else:
             name = str(plain).replace("typing.", "")
     return f"{name} or null" if plain is not hint else name

@@ -19,8 +19,11 @@ from omegaconf import OmegaConf
 
 from avs.config import choice_error, dump, parse
 from avs.errors import ConfigError
-from avs.overrides import explain_hydra_error, quote_override
+from avs.inference.config import SegmentConfig
+from avs.inference.outputs import OutputKind
+from avs.overrides import compose_as, explain_hydra_error, quote_override, values_forced
 from avs.prepare import PrepareConfig
+from avs.scale import ScaleConfig
 from avs.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +138,6 @@ def test_quoted_list_is_a_list_of_its_elements() -> None:
 @pytest.mark.parametrize(
     ("schema", "job", "override", "parts"),
     [
-        (PrepareConfig, "prepare", "data.nme=x", ["data.nme=x", "under data: name, root", "name?"]),
         (PrepareConfig, "prepare", "shards=1", ["shards=1", "here: data, scale, out, shard_clips"]),
         (
             PrepareConfig,
@@ -148,10 +150,9 @@ def test_quoted_list_is_a_list_of_its_elements() -> None:
         (PrepareConfig, "prepare", "out=a=b", ["'out=a=b' does not parse", "'out=\"a=b\"'"]),
         (PrepareConfig, "prepare", "out=a,b", ["'out=a,b' does not parse", "'out=\"a,b\"'"]),
         (PrepareConfig, "prepare", "out=[a=b]", ["does not parse", "'out=[\"a=b\"]'"]),
-        (PrepareConfig, "prepare", "out.x=1", ["out.x=1 cannot be set"]),
-        (TrainConfig, "train", "loss.kind=semantic", ["give +loss.kind=semantic"]),
-        (TrainConfig, "train", "+train.epochs=1", ["train.epochs is there", "without the +"]),
-        (TrainConfig, "train", "model.options.audio_dim=1", ["give +model.options.audio_dim=1"]),
+        (PrepareConfig, "prepare", "dta.name=x", ["dta.name=x", "Did you mean data?"]),
+        (TrainConfig, "train", "epochs=3", ["epochs=3", "Did you mean train.epochs?"]),
+        (TrainConfig, "train", "data=s4", ["data is a section", "data.prepared"]),
     ],
 )
 def test_refusal_of_hydra_is_told_in_one_line(
@@ -165,6 +166,49 @@ def test_refusal_of_hydra_is_told_in_one_line(
     message = explain_hydra_error(caught.value, schema, [override])
     assert "\n" not in message
     assert [part for part in parts if part not in message] == []
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_value_is_set_whether_the_chosen_files_have_its_key_or_lack_it(plus: str) -> None:
+    given = [f"{plus}train.epochs=3", f"{plus}loss.dice_weight=0", f"{plus}loss.kind=semantic"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+        config = compose_as(
+            TrainConfig, "train", [*given, "model=tiny", "data.prepared=x", "out=y"], key="k"
+        )
+    assert (config.train.epochs, config.loss.dice_weight) == (3, 0.0)
+    assert config.loss.kind.value == "semantic"
+
+
+def test_a_key_that_does_not_exist_is_told_with_those_that_do() -> None:
+    with (
+        initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")),
+        pytest.raises(ConfigError, match=r"^k: train\.epoch=3 .* Did you mean train\.epochs\?"),
+    ):
+        compose_as(TrainConfig, "train", ["train.epoch=3"], key="k")
+
+
+def test_choices_flags_and_other_arguments_stay_as_they_are() -> None:
+    others = ["model=tiny", "experiment=c3n_s4", "~model", "--config-dir", "a.b", "trian.epochs=1"]
+    assert values_forced(others, TrainConfig) == others
+    assert values_forced(["out='a=b'"], TrainConfig) == ["++out='a=b'"]
+
+
+def test_a_mistake_beside_a_flag_is_not_put_down_to_the_flag() -> None:
+    error = HydraException("whatever Hydra says")
+    given = ["--config-dir", "/tmp/own", "study=mine", "more=[train.epochs=4]"]
+    assert "'more=[train.epochs=4]' does not parse" in explain_hydra_error(
+        error, TrainConfig, given
+    )
+    assert explain_hydra_error(error, TrainConfig, given[:3]) == "whatever Hydra says"
+
+
+def test_objects_that_no_output_would_tell_are_refused() -> None:
+    scale = ScaleConfig(num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
+    common: dict[str, Any] = {"checkpoint": "c", "input": "i", "out": "o", "threshold": 0.5}
+    for outputs in (list(OutputKind), [OutputKind.PNG, OutputKind.OVERLAY]):
+        SegmentConfig(**common, scale=scale, outputs=outputs, objects=True)
+    with pytest.raises(ConfigError, match=r"objects=true .*\[png,rle_json\]"):
+        SegmentConfig(**common, scale=scale, outputs=[OutputKind.PNG], objects=True)
 
 
 def test_value_error_of_a_bug_is_not_explained_away() -> None:

@@ -22,6 +22,6 @@ def test_the_options_of_each_model_are_told_with_what_they_are() -> None:
     lines = usage(TrainConfig).splitlines()
     assert "  model.options.silent_object_aware: bool = true" in lines
     assert "  model.options.bcl_weight: float = 0.1" in lines
-    assert any(line.startswith("model.options of ccformer (") for line in lines)
+    assert any(line.startswith("model.options of ccformer: ") for line in lines)
     assert not any(":class:" in line for line in lines)
     assert not any(line.startswith("model.options of") for line in usage(PrepareConfig).split("\n"))

@@ -38,6 +38,11 @@ class SegmentConfig:
         if not self.outputs:
             known = ",".join(k.value for k in OutputKind)
             raise ConfigError(f'outputs=[] writes nothing: give some of "outputs=[{known}]".')
+        if self.objects and set(self.outputs) == {OutputKind.PNG}:
+            raise ConfigError(
+                'objects=true tells objects in masks.json and in the overlay: give "outputs=[png,'
+                'rle_json]" or "outputs=[png,overlay]", or leave it out.'
+            )
         if not 0 < self.threshold < 1:
             raise ConfigError(f"threshold={self.threshold} must lie between 0 and 1.")
 

@@ -78,7 +78,10 @@ class LossConfig:
                 "loss.bce_weight and loss.dice_weight are both 0: nothing to train on"
             )
         if self.kind is LossKind.SEMANTIC and self.dice_weight:
-            raise ConfigError(f"loss.dice_weight={self.dice_weight}: only for loss.kind=binary")
+            raise ConfigError(
+                f"loss.dice_weight={self.dice_weight}: only for binary masks; give "
+                "loss.dice_weight=0 for semantic classes"
+            )
 
 
 def compute_loss(
