@@ -86,6 +86,18 @@ def test_a_variant_that_fails_is_named_and_the_others_are_done(
     assert not (out / "study.md").exists()
 
 
+def test_cut_short_it_says_how_far_it_got_and_ends_as_stopped(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray takes Ctrl-C for itself: it returns with what there is."""
+    monkeypatch.setattr("avs.tuning.study.run_trials", lambda *_, **__: [])
+    said: list[str] = []
+    variants = _variants(prepared, tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        run_study(_study(prepared, tmp_path / "out", [0]), variants, say=said.append)
+    assert said == ["study: 0 of 2 trainings are done"]
+
+
 def test_what_cannot_end_well_is_refused_before_anything_is_trained(
     prepared: Path, tmp_path: Path
 ) -> None:

@@ -75,7 +75,7 @@ class ClipScorer:
             picture = {name: of_frames[shown] for name, of_frames in images.items()}
             if self._objects:
                 picture |= outlines(found, shown, picture["truth"].shape)
-                row["shown_objects"] = shown_objects(found, shown)
+                row |= {"shown_objects": shown_objects(found, shown), "shown_frame": shown}
             row["picture"] = {n: _text(torch.from_numpy(np.array(a))) for n, a in picture.items()}
         return row
 

@@ -67,16 +67,17 @@ def _pictures(
     ]
     draw = partial(contact_sheet, num_classes=num_classes)
     told = "frames, ground truth, predictions"
-    objects = [row["shown_objects"] for row in shown if "shown_objects" in row]
+    found = [row for row in shown if "shown_objects" in row]
+    objects = [row["shown_objects"] for row in found]
     names = [[one["category"] for one in own] for own in objects] or None
     sheet = draw(pictures, names=names)
     storage.write_bytes(storage.join(out, "contact_sheet.png"), sheet)
     if names is None:
         return [("Contact sheet", picture(sheet, told))]
     body = object_legend()
-    for one, own, own_names in zip(pictures, objects, names, strict=True):
+    for one, row, own_names in zip(pictures, found, names, strict=True):
         strip = picture(draw([one], names=[own_names]), f"{told} of {one[0]}")
-        body += object_strip(one[0], strip, own)
+        body += object_strip(one[0], strip, row["shown_objects"], second=row["shown_frame"])
     return [("Contact sheet", body)]
 
 

@@ -23,12 +23,12 @@ def object_legend() -> str:
     )
 
 
-def object_strip(clip_id: str, strip: str, shown: Sequence[dict[str, Any]]) -> str:
+def object_strip(clip_id: str, strip: str, shown: Sequence[dict[str, Any]], *, second: int) -> str:
     """HTML of one clip: its name, its pictures ``strip`` (HTML) and the table of its objects.
 
-    ``shown``: see :func:`avs.inference.object_scores.shown_objects`.
+    second: of the pictures, from 0. shown: see :func:`avs.inference.object_scores.shown_objects`.
     """
-    return f"<h3>{html.escape(clip_id)}</h3>\n{strip}\n{_object_table(shown)}\n"
+    return f"<h3>{html.escape(clip_id)}, second {second}</h3>\n{strip}\n{_object_table(shown)}\n"
 
 
 def _object_table(shown: Sequence[dict[str, Any]]) -> str:

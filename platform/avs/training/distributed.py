@@ -32,6 +32,7 @@ from avs.storage_remote import StorageError
 from avs.training.config import TrainConfig
 from avs.training.feed import prefetch
 from avs.training.follow import Follower
+from avs.training.from_data import check_num_classes, loss_of
 from avs.training.loop import train
 from avs.training.notices import was_signalled
 from avs.training.open_observers import check_logging, complete_logging, open_observers
@@ -64,7 +65,10 @@ def train_distributed(
     if config.train.init_from is not None:  # workers run in folders of their own
         config.train.init_from = storage.absolute(config.train.init_from)
     for folder in config.data.folders:
-        read_manifest(folder).split_shards("train")
+        manifest = read_manifest(folder)
+        manifest.split_shards("train")
+        check_num_classes(config.model.num_classes, manifest.format.class_names)
+        loss_of(config.loss, manifest.format.class_names)
     check_resources(config.scale, say=say)
     check_logging(config)
     cpus = reading_cpus(config.data.feed, config.scale)

@@ -7,16 +7,25 @@ one line. A checkpoint keeps what is decided here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from avs.datasets import dataset_spec
 from avs.errors import ConfigError
+from avs.losses import LossConfig, LossKind
 from avs.models import MODELS, ModelConfig
 from avs.prepare.manifest import Manifest
 from avs.training.checkpoint import ClipSpec
 from avs.training.config import TrainConfig
 from avs.training.feed import ClipReader
 
-__all__ = ["category_names", "check_num_classes", "check_off_screen", "clip_spec", "with_val"]
+__all__ = [
+    "category_names",
+    "check_num_classes",
+    "check_off_screen",
+    "clip_spec",
+    "loss_of",
+    "with_val",
+]
 
 
 def with_val(reader: ClipReader) -> list[str]:
@@ -58,6 +67,12 @@ def check_num_classes(asked: int, class_names: Sequence[str]) -> None:
             f"model.num_classes={asked}: the prepared data has {len(class_names)} classes with the "
             "background, and training takes as many as the data; leave the key out."
         )
+
+
+def loss_of(loss: LossConfig, class_names: Sequence[str]) -> LossConfig:
+    """The same of the kind that the data has. Raises ConfigError for parts that do not fit it."""
+    kind = LossKind.SEMANTIC if len(class_names) > 2 else LossKind.BINARY
+    return replace(loss, kind=kind)
 
 
 def category_names(model: ModelConfig, reader: ClipReader) -> list[str]:

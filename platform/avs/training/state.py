@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from avs.losses import LossConfig, LossKind
+from avs.losses import LossConfig
 from avs.models import AUDIO_NETWORKS, AvsSystem, build_system
 from avs.training.compute import prepare_networks
 from avs.training.config import Precision, TrainConfig
@@ -27,6 +27,7 @@ from avs.training.from_data import (
     check_num_classes,
     check_off_screen,
     clip_spec,
+    loss_of,
     with_val,
 )
 from avs.training.lane_buffers import LaneBuffers
@@ -119,9 +120,7 @@ class TrainingState:
             num_classes=len(class_names) if semantic else 1,
             category_names=category_names(config.model, self.reader),
         )
-        self.loss_config: LossConfig = replace(
-            config.loss, kind=LossKind.SEMANTIC if semantic else LossKind.BINARY
-        )
+        self.loss_config: LossConfig = loss_of(config.loss, class_names)
         self.clip = clip_spec(self.reader.manifest, size_px)
         torch.manual_seed(config.seed)
         self.system: AvsSystem = build_system(self.model_config).to(worker.device)

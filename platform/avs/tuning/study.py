@@ -62,6 +62,7 @@ def run_study(
         DataError: a test has no test split, is of another kind than what is trained on, or its
             clips have no group.
         AvsError: a training failed; the same command goes on with the others done.
+        KeyboardInterrupt: Ctrl-C; likewise.
     """
     out = storage.absolute(config.out)
     tests = {name: storage.absolute(folder) for name, folder in config.tests.items()}
@@ -135,6 +136,10 @@ def _run(
             f"{len(failed)} of {len(cells)} trainings failed, {name} with {last_line(error)}. "
             "The others are done; the same command goes on."
         )
+    done = [all(storage.exists(uri) for uri in cell.scores.values()) for cell in cells]
+    if not all(done):  # Ray takes Ctrl-C for itself and returns
+        say(f"study: {sum(done)} of {len(cells)} trainings are done")
+        raise KeyboardInterrupt
 
 
 def _train_and_test(cell: _Cell, *, out: str, owner: str) -> None:

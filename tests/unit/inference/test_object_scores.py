@@ -110,7 +110,7 @@ def test_asking_for_objects_changes_no_score(checkpoint: str, prepared: Path) ->
         for wanted in (False, True)
     )
     assert told["scores"] == plain["scores"]
-    assert told.keys() - plain.keys() == {"objects", "shown_objects"}
+    assert told.keys() - plain.keys() == {"objects", "shown_objects", "shown_frame"}
     assert plain["picture"].items() <= told["picture"].items()
     assert told["picture"].keys() - plain["picture"].keys() == {
         f"{name}_outlines" for name in ("seen", "true", "silent", "swapped")

@@ -131,6 +131,7 @@ def _with_objects(index: int) -> dict[str, Any]:
     row = _row(index, 0.5, with_picture=True)
     sounding = {"true": 0.75, "silent": None, "swapped": 0.125}
     row["shown_objects"] = [{"category": "<i>dog", "score": 0.875, "sounding": sounding}]
+    row["shown_frame"] = 2
     row["picture"]["seen_outlines"] = _text(torch.ones(24, 32, dtype=torch.uint8))
     return row
 
@@ -143,8 +144,8 @@ def test_each_picture_stands_beside_the_table_of_its_objects(tmp_path: Path) -> 
     strips = [dict(a)["alt"] for tag, a in elements.found if tag == "img"][1:]
     assert strips == [f"frames, ground truth, predictions of {EVIL}{k}" for k in (0, 1)]
     told = elements.text.replace("\n", "")
-    assert f"{EVIL}0objectscore" in told
-    assert f"<i>dog0.8750.750-0.125{EVIL}1No object is seen." in told
+    assert f"{EVIL}0, second 2objectscore" in told
+    assert f"<i>dog0.8750.750-0.125{EVIL}1, second 2No object is seen." in told
     assert (tmp_path / "contact_sheet.png").is_file()
 
 
