@@ -28,12 +28,13 @@ class Failure(enum.Enum):
 
 
 class FlakyS3:
-    """Fails the next requests of a method as told; counts all that came."""
+    """Fails the next requests of a method as told, or all while ``is_away``; counts what came."""
 
     def __init__(self, target: str) -> None:
         self.target = target.removeprefix("http://")
         self.address = ""
         self.released = threading.Event()
+        self.is_away = False
         self.requests: list[str] = []
         self._method = ""
         self._failures: list[Failure] = []
@@ -48,6 +49,8 @@ class FlakyS3:
     def next_failure(self, method: str) -> Failure | None:
         with self._lock:
             self.requests.append(method)
+            if self.is_away:
+                return Failure.RESET
             return self._failures.pop(0) if method == self._method and self._failures else None
 
 
