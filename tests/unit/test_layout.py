@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 import avs
 from avs.config import parse
+from avs.overrides import compose_as
 from avs.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,8 +149,7 @@ def test_every_variant_of_a_study_is_a_training(path: Path) -> None:
     folders = ["data.prepared=dummy", "out=dummy"]
     for own in study["variants"].values():
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-            config = compose("train", overrides=[*folders, *study["overrides"], *own])
-        parse(config, TrainConfig)
+            compose_as(TrainConfig, "train", [*folders, *study["overrides"], *own], key=path.stem)
 
 
 def test_every_group_is_used_by_a_root_config() -> None:
