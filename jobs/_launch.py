@@ -45,8 +45,13 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
     import ray
 
     if local:
+        # Not found out by Ray, which would join whatever `ray start` noted last, dead or alive.
         ray.init(
-            num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="warning"
+            "local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="warning",
         )
     else:
         ray.init(log_to_driver=False, logging_level="warning")

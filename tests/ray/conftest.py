@@ -23,6 +23,7 @@ def ray_cluster() -> Iterator[None]:
     """Ray with 4 logical CPUs, whatever the machine has: one must stay free beside two workers."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # socket paths: 107 characters
     ray.init(
+        "local",
         num_cpus=4,
         object_store_memory=200_000_000,
         include_dashboard=False,

@@ -99,7 +99,11 @@ def _train_alone(config: TrainConfig) -> None:
     import ray
 
     ray.init(
-        num_cpus=4, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False
+        "local",
+        num_cpus=4,
+        object_store_memory=200_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
     )
     train_distributed(config)
 
@@ -151,16 +155,16 @@ def _two_nodes() -> Iterator[tuple[Any, Any]]:
 
     options = {"num_cpus": 1, "object_store_memory": 200_000_000}
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={**options, "temp_dir": folder, "include_dashboard": False},
-    )
-    node = cluster.add_node(**options)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster, node
-    ray.shutdown()
-    cluster.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    os.environ["RAY_TMPDIR"] = folder  # the note of the latest cluster too, which outlives a kill
+    cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    try:
+        node = cluster.add_node(**options)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster, node
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,14 +40,27 @@ with connect(num_cpus=1):
 """
 
 
+@pytest.fixture
+def left_behind() -> Iterator[Path]:
+    """A temporary folder of Ray with the note of a cluster that is dead."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # socket paths: 107 letters
+        note = Path(folder, "ray", "ray_current_cluster")
+        note.parent.mkdir()
+        note.write_text("127.0.0.1:1")
+        yield Path(folder)
+
+
 @pytest.mark.timeout(120)
-def test_workers_of_a_ray_of_ones_own_give_way_to_nobody() -> None:
+def test_a_ray_of_ones_own_is_no_dead_cluster_and_its_workers_give_way_to_nobody(
+    left_behind: Path,
+) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", _NICENESS],
-        env=environment | {"PYTHONPATH": str(JOBS)},
+        env=environment | {"PYTHONPATH": str(JOBS), "RAY_TMPDIR": str(left_behind)},
         capture_output=True,
         text=True,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr

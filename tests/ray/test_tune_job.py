@@ -232,7 +232,11 @@ def _tune_in_a_ray_of_its_own(prepared: str, out: str) -> None:
     import ray
 
     ray.init(
-        num_cpus=4, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False
+        "local",
+        num_cpus=4,
+        object_store_memory=200_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
     )
     tune_sweep(_sweep_that_is_killed(Path(prepared), Path(out)))
 

@@ -34,7 +34,7 @@ def bare_start(plain: dict[str, Any], shard: str, out: Path) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     # Where Train leaves it too few CPUs, Ray Data waits forever; listing takes a whole one.
     clips = ray.data.read_parquet(
         shard, columns=list(_COLUMNS), override_num_blocks=1, num_cpus=_CPUS

@@ -47,7 +47,7 @@ def measure_scheduling(num_clips: int, out: str, *, num_cores: int = 2) -> dict[
         list_clips=lambda _: [_source(k) for k in range(num_clips)],
         class_names=lambda _: ("background", "object"),
     )
-    ray.init(num_cpus=num_cores, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=num_cores, include_dashboard=False, log_to_driver=False)
     begun_s = time.perf_counter()
     with patch.dict(DATASETS, {_NAME: spec}):
         config = PrepareConfig(
