@@ -10,6 +10,7 @@ a data set gives whoever asks first.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -47,6 +48,10 @@ from avs.training.state import Worker
 __all__ = ["train_distributed"]
 
 _MAX_RESTARTS = 2
+
+# How long an elastic training waits for the workers that it asked for: Ray believes up to 20 s in
+# nodes that it has lost, then waits by default a minute for them before it counts again.
+_PATIENCE_ELASTIC_S = "15"
 
 
 def train_distributed(
@@ -94,6 +99,8 @@ def _fit_while_it_gets_on(
     config: TrainConfig, run: Run, owner: str, *, cpus: float, say: Callable[[str], None]
 ) -> None:
     """Start the ranks; again where they were lost after a new checkpoint, however often."""
+    if config.scale.min_workers:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _PATIENCE_ELASTIC_S)
     for name in ("ray.train", "ray.train.v2"):
         logging.getLogger(name).setLevel(logging.ERROR)
     attempt = 0
