@@ -137,9 +137,13 @@ def check_owner(out: str, owner: str) -> None:
     """Raise LeaseError unless the lease of ``out`` belongs to ``owner`` (usable in any process)."""
     found = _read(storage.join(out, LEASE_NAME))
     if found is None or found["owner"] != owner:
-        holder = found["owner"] if found else "nobody"
+        if found is None:
+            raise LeaseError(
+                f"{out}: the lease of {owner} was removed, or lies in a folder that this machine "
+                "does not share; give an out= that every node reaches. Nothing was committed."
+            )
         raise LeaseError(
-            f"{out}: the lease of {owner} was lost to {holder}; nothing was committed."
+            f"{out}: the lease of {owner} was lost to {found['owner']}; nothing was committed."
         )
 
 

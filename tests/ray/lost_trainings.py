@@ -108,6 +108,12 @@ def _train_alone(config: TrainConfig) -> None:
     train_distributed(config)
 
 
+def _train_for_long(config: TrainConfig) -> None:
+    """No checkpoint but those of epochs, unless it is told to end."""
+    loop, data = replace(config.train, epochs=1000), replace(config.data, weights=[10.0])
+    _train_alone(replace(config, checkpoint=CheckpointConfig(), train=loop, data=data))
+
+
 def _train_and_lose_a_node(config: TrainConfig) -> None:
     """The second of two nodes is lost inside an epoch."""
     import ray
@@ -124,12 +130,12 @@ def _train_and_drain_a_node(config: TrainConfig) -> None:
     """The second of two nodes is told to end and lost as soon as a step was saved."""
     out, seen = Path(config.out), threading.Event()
     config = replace(config, checkpoint=CheckpointConfig())
-    config = replace(config, train=replace(config.train, epochs=200))
+    config = replace(config, train=replace(config.train, epochs=60))
     with _two_nodes() as (cluster, node):
 
         def drain() -> None:
             _ray_command("drain-node", "--address", cluster.address, "--node-id", node.node_id)
-            while "step" not in pointer(out) and pointer(out) != "epoch-0200":
+            while "step" not in pointer(out) and pointer(out) != "epoch-0060":
                 time.sleep(0.005)
             if "step" in pointer(out):
                 seen.set()
@@ -172,6 +178,7 @@ if __name__ == "__main__":
     how, prepared_folder, out_folder = sys.argv[1:]
     start = {
         "alone": _train_alone,
+        "long": _train_for_long,
         "losing": _train_and_lose_a_node,
         "draining": _train_and_drain_a_node,
     }[how]

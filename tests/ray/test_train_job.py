@@ -138,6 +138,21 @@ def test_a_worker_that_is_told_to_end_lets_all_of_them_save_their_step(
 
 
 @pytest.mark.full
+def test_a_job_that_is_told_to_end_saves_its_step_first(prepared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "told"
+    with start_job("long", prepared, out) as job:
+        try:
+            wait_until(lambda: bool(pointer(out)), job)
+            job.send_signal(signal.SIGTERM)
+            assert job.wait(timeout=60) == 143
+            assert "step" in pointer(out)
+        finally:
+            kill_all(f"AVS_TEST_RUN={out}")
+    assert not (out / "_lease.json").exists()
+    assert not (out / "_ending.json").exists()
+
+
+@pytest.mark.full
 def test_a_lost_node_leaves_a_training_that_goes_on_with_fewer_workers(
     prepared: Path, tmp_path: Path
 ) -> None:
@@ -164,7 +179,7 @@ def test_a_node_that_is_drained_lets_all_ranks_save_their_step(
             assert job.wait(timeout=500) == 0
         finally:
             kill_all(f"AVS_TEST_RUN={out}")
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 200
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 60
 
 
 def test_mistakes_end_before_anything_starts(prepared: Path, tmp_path: Path) -> None:

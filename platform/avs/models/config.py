@@ -6,17 +6,20 @@ options class at once, so a misspelt key fails before any data is read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from avs.errors import ConfigError
 from avs.models.audio import AUDIO_NETWORKS
 from avs.models.registry import MODELS, check_num_classes, model_options
+from avs.models.weights import HUB_PREFIX
 
 __all__ = ["ModelConfig"]
 
 # What they name is in the state dict.
 _FILE_OPTIONS = ("similarity",)
+_NO_FILES = ("random", "timm")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,6 +73,23 @@ class ModelConfig:
                 f"model.audio_network={self.audio_network} does not give: take one of "
                 f"{', '.join(able)}"
             )
+
+    def map_files(self, change: Callable[[str], str]) -> ModelConfig:
+        """The same with ``change`` applied to every path of a file; other names stay."""
+
+        def changed(spec: str) -> str:
+            return spec if spec in _NO_FILES or spec.startswith(HUB_PREFIX) else change(spec)
+
+        options = {
+            key: changed(value) if key in _FILE_OPTIONS and isinstance(value, str) else value
+            for key, value in self.options.items()
+        }
+        return replace(
+            self,
+            backbone_weights=changed(self.backbone_weights),
+            audio_weights=",".join(changed(spec) for spec in self.audio_weights.split(",")),
+            options=options,
+        )
 
     def without_files(self) -> ModelConfig:
         """The same networks for a state dict that holds everything: no file is asked for."""

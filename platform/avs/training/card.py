@@ -225,6 +225,6 @@ def _loss(config: TrainConfig) -> Iterator[str]:
     options = model_options(model.name, model.options)
     for field in fields(options):
         weight = getattr(options, field.name)
-        unused = model.num_classes == 1 and field.name.startswith("class_")
+        unused = model.num_classes == 1 and field.name == "class_dice_weight"
         if field.name.endswith("_weight") and weight and not unused:
             yield f"{weight:g} x {field.name.removesuffix('_weight')}"

@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from avs.errors import ConfigError
 from avs.losses import LossConfig
@@ -170,6 +171,20 @@ class TrainConfig:
                 "scale.gpus_per_worker is 0: give scale=gpu, or train.sync_batch_norm=false and "
                 "one worker with the whole batch, which has the same statistics."
             )
+
+    def map_paths(self, change: Callable[[str], str]) -> Self:
+        """The same with ``change`` applied to every folder and file.
+
+        ``storage.absolute`` before workers start: Ray gives each of them a folder of its own.
+        """
+        start = self.train.init_from
+        return replace(
+            self,
+            out=change(self.out),
+            data=self.data.map_folders(change),
+            model=self.model.map_files(change),
+            train=replace(self.train, init_from=None if start is None else change(start)),
+        )
 
     def _check_checkpoint(self) -> None:
         frozen = not AUDIO_NETWORKS[self.model.audio_network].build.trainable

@@ -31,6 +31,7 @@ from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.storage_remote import StorageError
 from avs.training.config import TrainConfig
+from avs.training.ending import DriverNotice, until_told
 from avs.training.feed import prefetch
 from avs.training.follow import Follower
 from avs.training.from_data import check_num_classes, loss_of
@@ -40,7 +41,7 @@ from avs.training.open_observers import check_logging, complete_logging, open_ob
 from avs.training.ray_backend import ListeningConfig
 from avs.training.ray_feed import stream_from_ray
 from avs.training.resources import check_resources, reading_cpus
-from avs.training.resume import check_lanes, told_position
+from avs.training.resume import check_lanes, told_changes, told_position
 from avs.training.run import EpochMetrics, Run
 from avs.training.saver import patiently
 from avs.training.state import Worker
@@ -65,10 +66,7 @@ def train_distributed(
         ConfigError: the cluster is too small, or ``out`` holds another run.
         AvsError: what a worker raised.
     """
-    config.out = storage.absolute(config.out)
-    config.data = config.data.map_folders(storage.absolute)
-    if config.train.init_from is not None:  # workers run in folders of their own
-        config.train.init_from = storage.absolute(config.train.init_from)
+    config = config.map_paths(storage.absolute)
     for folder in config.data.folders:
         manifest = read_manifest(folder)
         manifest.split_shards("train")
@@ -79,7 +77,7 @@ def train_distributed(
     cpus = reading_cpus(config.data.feed, config.scale)
     run = Run(config.out)
     with Lease(config.out, job="train", say=say) as lease:
-        run.claim(config)
+        changed = run.claim(config)
         history, last = run.read_metrics(), run.last_metrics()
         if len(history) >= config.train.epochs:
             say(f"train: {config.out} has its {config.train.epochs} epochs already")
@@ -88,6 +86,8 @@ def train_distributed(
         if last is not None:
             check_lanes(config, last.get("num_lanes"), num_lanes=config.scale.num_workers)
             say(f"train: going on after {told_position(last)}")
+            for line in told_changes(changed, config, last["epoch"]):
+                say(f"train: {line}")
         if config.scale.min_workers and config.checkpoint.every_steps is None:
             say("train: a change of workers repeats up to an epoch; checkpoint.every_steps=N less")
         with Follower(run, num_seen=len(history), say=say):
@@ -107,7 +107,9 @@ def _fit_while_it_gets_on(
     while True:
         before = patiently(run.last_uri)
         try:
-            return _fit(config, f"ray-{owner}-{attempt}", owner=owner, cpus=cpus)
+            name = f"ray-{owner}-{attempt}"
+            fit = partial(_fit, config, name, owner=owner, cpus=cpus)
+            return until_told(fit, run, owner=owner, say=say)
         except ray.train.WorkerGroupError as error:
             causes = [_inner(cause) for cause in error.worker_failures.values()]
             ours = [c for c in causes if isinstance(c, (AvsError, FloatingPointError))]
@@ -163,12 +165,13 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
     config: TrainConfig = build(TrainConfig, arguments["config"], path="")
     owner = arguments["owner"]
     context = ray.train.get_context()
-    world_size, cpus = context.get_world_size(), arguments["cpus"]
+    rank, world_size, cpus = context.get_world_rank(), context.get_world_size(), arguments["cpus"]
+    from_driver = None if rank else DriverNotice(config.out, owner)
     from_ray = partial(stream_from_ray, cpus=cpus, world_size=world_size)
     train(
         config,
         Worker(
-            rank=context.get_world_rank(),
+            rank=rank,
             world_size=world_size,
             device=ray.train.torch.get_device(),
             wrap=_wrap,
@@ -176,9 +179,9 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
             after_epoch=_report,
             commits_first=False,
             stream=from_ray if cpus else prefetch,
-            observers=[] if context.get_world_rank() else open_observers(config),
+            observers=[] if rank else open_observers(config),
             num_lanes=config.scale.num_workers,
-            told=was_signalled,
+            told=lambda: was_signalled() or (from_driver is not None and from_driver()),
             ask_cluster=_Drains(),
         ),
     )

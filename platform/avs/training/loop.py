@@ -21,6 +21,7 @@ from avs.training.batch import Batch
 from avs.training.config import TrainConfig
 from avs.training.cost import epoch_cost
 from avs.training.notices import Notices
+from avs.training.over_ranks import max_over_ranks
 from avs.training.plan import even_share, plan_epoch
 from avs.training.resume import begin
 from avs.training.run import EpochMetrics, Run
@@ -35,6 +36,8 @@ from avs.training.watch import Watch
 
 __all__ = ["train"]
 
+_LONG_VALIDATION_S = 30.0
+
 
 def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
     """Train to ``config.train.epochs`` epochs, going on from the last committed checkpoint.
@@ -45,6 +48,7 @@ def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
         DataError, ConfigError, WeightsError: before the first step.
         CheckpointError, LeaseError, StorageError: a checkpoint could not be written.
     """
+    worker.check_lease()  # a folder that this rank does not share with the driver is found here
     torch.set_num_threads(config.train.num_threads)
     state = TrainingState(config, worker)
     run = Run(config.out)
@@ -87,6 +91,7 @@ def _epoch(
         watch.add_step(losses, epoch=epoch, step=tally.step, lr=lr, waited_s=waited_s)
         tally.add(losses, step_s=end_s - start_s, waited_s=waited_s)
         _save_on_the_way(state, tally, watch, saver=saver, notices=notices)
+    _save_before_a_long_validation(state, tally, watch, saver=saver)
     start_s = time.monotonic()
     score = _validate(state)
     validation_s = time.monotonic() - start_s
@@ -130,11 +135,25 @@ def _save_on_the_way(
     every = state.config.checkpoint.every_steps
     num_steps = tally.step + (tally.epoch - 1) * state.num_steps
     if told or (every is not None and num_steps % every == 0 and tally.step < state.num_steps):
-        watch.before_save()
-        device = state.worker.device
-        saver.save(tally=tally.state(device=device), statistics=state.statistics.state())
+        _save_step(state, tally, watch, saver=saver)
     if told:
         saver.wait()  # what comes after may not be
+
+
+def _save_before_a_long_validation(
+    state: TrainingState, tally: Tally, watch: Watch, *, saver: Saver
+) -> None:
+    """Notices are heard between steps: one that comes while validating costs no trained epoch."""
+    last_s = state.history[-1].get("validation_s", 0.0) if state.history else 0.0
+    (longest_s,) = max_over_ranks([last_s], state.worker.device)
+    if longest_s > _LONG_VALIDATION_S:
+        _save_step(state, tally, watch, saver=saver)
+
+
+def _save_step(state: TrainingState, tally: Tally, watch: Watch, *, saver: Saver) -> None:
+    watch.before_save()
+    device = state.worker.device
+    saver.save(tally=tally.state(device=device), statistics=state.statistics.state())
 
 
 def _steps(

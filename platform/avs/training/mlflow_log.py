@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -30,6 +31,9 @@ _EXPERIMENT = "avs"
 _ARTIFACTS = ("config.yaml", "report.html", "metrics.jsonl", "validation.json")
 # What the service takes at once, and the length of a parameter (MLflow's REST limits).
 _MAX_POINTS, _MAX_PARAMS, _MAX_CHARS = 1000, 100, 6000
+# A server that never answers holds the first rank, and so all of them: by MLflow's own defaults for
+# up to a quarter of an hour a checkpoint. Here points wait for the next one instead.
+_SHORT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 def check_mlflow() -> None:
@@ -52,6 +56,8 @@ class MlflowLog(Observer):
 
     def __init__(self, address: str) -> None:
         check_mlflow()
+        for name, value in _SHORT.items():
+            os.environ.setdefault(name, value)
         self._address = address
         self._mlflow: Any = importlib.import_module("mlflow")
         try:

@@ -23,6 +23,7 @@ def check_resources(scale: ScaleConfig, *, say: Callable[[str], None] = print) -
     """
     lacking = _lacking(scale)
     if lacking is None:
+        _tell_busy(scale, say)
         return
     if not scale.autoscaling:
         raise ConfigError(f"{lacking}, or give scale.autoscaling=true where the cluster grows.")
@@ -71,6 +72,19 @@ def _lacking(scale: ScaleConfig) -> str | None:
             f"{room} workers of {scale.cpus_per_worker:g} CPUs{each_gpu}: lower what each takes"
         )
     return None
+
+
+def _tell_busy(scale: ScaleConfig, say: Callable[[str], None]) -> None:
+    """Where others use what is needed; Ray gives it to this job as soon as they end."""
+    num_workers = scale.min_workers or scale.num_workers
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    for resource, each in (("CPU", scale.cpus_per_worker), ("GPU", scale.gpus_per_worker)):
+        wanted, there = each * num_workers, _there(resource)
+        if wanted > free.get(resource, 0.0):
+            say(
+                f"waiting for others on the cluster to end: {wanted:g} of its {there:g} "
+                f"{resource}s are needed, {free.get(resource, 0.0):g} are free"
+            )
 
 
 def _there(resource: str) -> float:

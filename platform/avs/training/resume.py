@@ -8,19 +8,23 @@ epoch holds the sums of that epoch too. Random states are not among it: every dr
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from avs.config_changes import Change
 from avs.errors import ConfigError
 from avs.training.checkpoint import check_alignment, load_checkpoint
-from avs.training.config import TrainConfig
+from avs.training.config import Schedule, TrainConfig
 from avs.training.init_from import start_from
 from avs.training.lineage import Lineage, StartedFrom, content_hash, lineage_of, read_lineage
 from avs.training.optimiser import load_state
 from avs.training.run import EpochMetrics, Run
+from avs.training.schedule import learning_rate
 from avs.training.state import HasTrainingState, TrainingState
 from avs.training.tally import Tally
 
-__all__ = ["begin", "check_lanes", "told_position"]
+__all__ = ["begin", "check_lanes", "told_changes", "told_position"]
 
 
 def begin(state: TrainingState, run: Run) -> None:
@@ -64,6 +68,31 @@ def told_position(metrics: EpochMetrics) -> str:
     """Where a checkpoint with these metrics stands, in words."""
     epoch = f"epoch {metrics['epoch']}"
     return f"step {metrics['step']} of {epoch}" if "step" in metrics else epoch
+
+
+def told_changes(changed: Sequence[Change], config: TrainConfig, epoch: int) -> Iterator[str]:
+    """What allowed changes do to a run that goes on after ``epoch``, where that is easily missed.
+
+    changed: as :meth:`avs.training.run.Run.claim` returns it.
+    """
+    loop = config.train
+    each = loop.batch_size * loop.accumulate_steps
+    for key, now, before in changed:
+        if key == "scale.num_workers":
+            yield (
+                f"a step has {now * each} clips from now on, {before * each} before; "
+                f"scale.num_workers={before} with scale.min_workers={min(now, before)} keeps them"
+            )
+        if key == "train.epochs" and loop.schedule in (Schedule.COSINE, Schedule.POLY):
+            plain = replace(loop, warmup_steps=0)
+            rates = (
+                learning_rate(replace(plain, epochs=epochs), epoch, steps_per_epoch=1)
+                for epochs in (max(before, epoch), now)
+            )
+            yield (
+                f"the learning rate goes from {next(rates):.3g} to {next(rates):.3g}: "
+                f"train.schedule={loop.schedule.value} is that of {now} epochs now, not {before}"
+            )
 
 
 def _go_on(state: TrainingState, run: Run, uri: str, trainer: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from avs import storage
 from avs.config import dump
-from avs.config_changes import changes, tell, with_defaults
+from avs.config_changes import Change, changes, tell, with_defaults
 from avs.errors import ConfigError
 from avs.training.checkpoint import load_trainer_state
 from avs.training.config import TrainConfig
@@ -47,8 +47,10 @@ class Run:
         self._told: list[dict[str, Any]] = []
         self._start_s = time.time()
 
-    def claim(self, config: TrainConfig) -> None:
+    def claim(self, config: TrainConfig) -> list[Change]:
         """Write config.yaml, or refuse a folder that another configuration began.
+
+        Returns what differs from the start before and may.
 
         Raises:
             ConfigError: names the keys that differ, with both values; or a checkpoint lies there.
@@ -56,7 +58,7 @@ class Run:
         if storage.exists(storage.join(self.out, "weights.safetensors")):
             raise ConfigError(f"out={self.out} is a checkpoint, not a run: give another out=.")
         uri = storage.join(self.out, "config.yaml")
-        mine = dump(config)
+        mine, allowed = dump(config), list[Change]()
         begun = storage.exists(storage.join(self.out, "last.json"))  # else nothing was trained yet
         if begun and storage.exists(uri):
             theirs = with_defaults(
@@ -68,7 +70,9 @@ class Run:
                     f"out={self.out} holds a run with another configuration: {tell(changed)}. "
                     "Give another out=, go on with that run's values, or remove its folder."
                 )
+            allowed = changes(mine, theirs)
         storage.write_bytes(uri, yaml.safe_dump(mine, sort_keys=False).encode())
+        return allowed
 
     def last_state(self) -> tuple[str, dict[str, Any]] | None:
         """URI and trainer state of the last committed checkpoint, or None for a new run."""

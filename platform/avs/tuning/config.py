@@ -115,6 +115,11 @@ class TuneConfig(TrainConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         self.data.check_bare("a sweep")
+        if self.logging.mlflow is not None:
+            raise ConfigError(
+                f"logging.mlflow={self.logging.mlflow}: the trials of a sweep send nothing; "
+                "give it to the training of best.yaml."
+            )
         space = self.full_space()
         for dimension in self.space():
             beside = space.witness(dimension)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from avs import storage
 from avs.errors import ConfigError
 from avs.scale import ScaleConfig
+from avs.training.saver import patiently
 from avs.tuning.config import TuneConfig
 from avs.tuning.records import Status, TrialRecord, load_records, trial_folder, trial_name
 from avs.tuning.sampling import propose
@@ -93,11 +95,13 @@ class SweepPlan:
     def end(self, name: str) -> TrialRecord:
         """A trial runs no more: it is finished where it has all its epochs."""
         record = self.find(name)
-        record.read_results(
+        read = partial(
+            record.read_results,
             self._config.out,
             num_epochs=self._config.train.epochs,
             with_latency=self._search.with_latency,
         )
+        patiently(read)
         self._save(record)
         self.save_seconds()
         return record
@@ -113,8 +117,8 @@ class SweepPlan:
 
     def save_seconds(self) -> None:
         """Leave the time for the next start."""
-        self._check_lease()
-        storage.write_json(self._seconds_uri, {"seconds": round(self.seconds, 1)})
+        seconds = {"seconds": round(self.seconds, 1)}
+        self._write(partial(storage.write_json, self._seconds_uri, seconds))
 
     def _new(self) -> TrialRecord | None:
         limit = self._search.num_trials
@@ -139,8 +143,16 @@ class SweepPlan:
         return record.status is Status.UNFINISHED
 
     def _save(self, record: TrialRecord) -> None:
-        self._check_lease()
-        record.save(self._config.out)
+        self._write(partial(record.save, self._config.out))
+
+    def _write(self, call: Callable[[], None]) -> None:
+        """Storage that is away for a while ends no sweep."""
+
+        def checked() -> None:
+            self._check_lease()
+            call()
+
+        patiently(checked)
 
     def _read_seconds(self) -> float:
         if not self.records or not storage.exists(self._seconds_uri):

@@ -58,7 +58,7 @@ def write_results(config: TuneConfig, plan: SweepPlan) -> TrialRecord:
     for record in pareto_front(plan.records):
         uri = storage.join(out, "front", f"{record.name}.yaml")
         storage.write_bytes(uri, _configuration(config, record))
-    write_tables(config, plan)
+    write_tables(config, plan, is_written=True)
     return best
 
 
@@ -67,13 +67,18 @@ def _point_to(out: str, checkpoint: str, best: TrialRecord) -> None:
     storage.write_json(storage.join(out, "best.json"), {"checkpoint": inside, "val_j": best.val_j})
 
 
-def write_tables(config: TuneConfig, plan: SweepPlan) -> None:
-    """Write trials.json and report.html of the trials so far."""
+def write_tables(config: TuneConfig, plan: SweepPlan, *, is_written: bool = False) -> None:
+    """Write trials.json and report.html of the trials so far.
+
+    is_written: best.yaml and the copy of the best checkpoint are there; before, the tables have no
+    command, and the checkpoint is the trial's own.
+    """
     best = best_of(plan.records)
+    checkpoint = None if best is None else trial_folder(config.out, best.name)
     table: dict[str, Any] = {
         "best": None if best is None else best.row(),
-        "command": None if best is None else train_command(config.out),
-        "checkpoint": None if best is None else storage.join(config.out, "checkpoint"),
+        "command": train_command(config.out) if is_written else None,
+        "checkpoint": storage.join(config.out, "checkpoint") if is_written else checkpoint,
         "front": [record.name for record in pareto_front(plan.records)],
         "seconds": round(plan.seconds, 1),
         "trials": [record.row() for record in plan.records],

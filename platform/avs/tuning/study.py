@@ -32,6 +32,7 @@ from avs.training.loop import train
 from avs.training.resources import check_resources
 from avs.training.run import Run
 from avs.training.state import Worker
+from avs.tuning.claim import claim_data
 from avs.tuning.study_config import StudyConfig, read_groups
 from avs.tuning.tuner import last_line, run_trials
 
@@ -72,14 +73,20 @@ def run_study(
     check_resources(one, say=say)
     cells = {
         (variant, seed): _cell(
-            out, variant, seed, replace(train_config, data=data, scale=one), tests
+            out,
+            variant,
+            seed,
+            replace(own.map_paths(storage.absolute), data=data, scale=one),
+            tests,
         )
         for seed in config.seeds  # a study that is stopped has compared all variants
-        for variant, train_config in variants.items()
+        for variant, own in variants.items()
     }
     with Lease(out, job="study", say=say) as lease:
-        for cell in cells.values():  # before a minute is spent on any of them
-            Run(cell.config["out"]).claim(build(TrainConfig, cell.config, path=""))
+        runs = [Run(cell.config["out"]) for cell in cells.values()]
+        claim_data(out, data.folders, is_begun=any(run.last_uri() for run in runs))
+        for run, cell in zip(runs, cells.values(), strict=True):  # before a minute is spent on any
+            run.claim(build(TrainConfig, cell.config, path=""))
         _run(list(cells.values()), out, config.scale, owner=lease.owner, say=say)
         lease.check()
         scores = {

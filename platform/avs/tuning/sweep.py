@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -27,12 +27,13 @@ from avs import storage
 from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
+from avs.storage_remote import StorageError
 from avs.training.config import TrainConfig
 from avs.training.loop import train
 from avs.training.resources import check_resources
 from avs.training.run import Run
 from avs.training.state import Worker
-from avs.tuning.claim import claim_sweep
+from avs.tuning.claim import claim_data, claim_sweep
 from avs.tuning.config import Sampler, TuneConfig
 from avs.tuning.latency import measure_latency
 from avs.tuning.leaderboard import end_line, epoch_line, short_values
@@ -59,11 +60,7 @@ def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dic
         AvsError: every trial failed; the message is the first one's.
         KeyboardInterrupt: Ctrl-C; the tables are written, the same command goes on.
     """
-    config = replace(
-        config,
-        out=storage.absolute(config.out),
-        data=config.data.map_folders(storage.absolute),
-    )
+    config = config.map_paths(storage.absolute)
     for folder in config.data.folders:
         manifest = read_manifest(folder)
         manifest.split_shards("val")
@@ -75,7 +72,7 @@ def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dic
     one = config.trial_config().scale
     check_resources(one, say=say)
     with Lease(config.out, job="tune", say=say) as lease:
-        claim_sweep(config)
+        claim_data(config.out, config.data.folders, is_begun=claim_sweep(config))
         # Not lease.check: Ray pickles the plan with its searcher, and a lease holds a thread.
         plan = SweepPlan(config, check_lease=partial(check_owner, config.out, lease.owner))
         _tell_start(config, plan, say)
@@ -195,4 +192,5 @@ class _Live:
         now_s = time.monotonic()
         if now_s - self._written_s >= _TABLES_EVERY_S:
             self._written_s = now_s
-            write_tables(self._config, self._plan)
+            with suppress(StorageError):  # tables alone; they are written again
+                write_tables(self._config, self._plan)

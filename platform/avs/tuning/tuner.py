@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune
 
 from avs import storage
+from avs.errors import AvsError
 from avs.scale import ScaleConfig
+from avs.storage_remote import StorageError
 
 __all__ = ["Progress", "last_line", "run_trials"]
 
@@ -45,13 +48,16 @@ def run_trials(
     """Run all trials, each on one worker of ``scale``; returns Ray's results.
 
     ``bookkeeping``: a folder for Ray, removed before and afterwards.
+
+    Raises:
+        AvsError: what ``progress`` raised.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     resources = {"CPU": scale.cpus_per_worker}
     if scale.gpus_per_worker:
         resources["GPU"] = scale.gpus_per_worker
     storage.remove(bookkeeping)
-    results = tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trial, resources),
         param_space=param_space or {},
         tune_config=tune_config,
@@ -62,9 +68,14 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=max_failures),
             callbacks=[_Callback(progress)],
         ),
-    ).fit()
-    storage.remove(bookkeeping)
-    return results
+    )
+    try:
+        return tuner.fit()
+    except tune.TuneError as error:  # what a callback raised, as the text of its trace
+        raise AvsError(f"{last_line(error)}; the same command goes on") from error
+    finally:
+        with suppress(StorageError):
+            storage.remove(bookkeeping)
 
 
 def last_line(error: object) -> str:

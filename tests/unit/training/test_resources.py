@@ -18,6 +18,7 @@ def _two_nodes_of_two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"Alive": alive, "Resources": {"CPU": 2.0}} for alive in (True, True, False)]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 4.0})
 
 
 def scale(**changes: Any) -> ScaleConfig:
@@ -41,6 +42,18 @@ def test_of_a_cluster_that_grows_what_it_lacks_is_told_and_not_refused() -> None
     assert "room for 0 workers of 3 CPUs" in room
     with pytest.raises(ConfigError, match=r"needs 2 GPUs.*scale\.autoscaling=true"):
         check_resources(scale(gpus_per_worker=1))
+
+
+def test_a_cluster_that_is_busy_is_waited_for_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    check_resources(scale(num_workers=4), say=lines.append)
+    assert lines == []
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
+    check_resources(scale(num_workers=4), say=lines.append)
+    check_resources(scale(num_workers=4, min_workers=1), say=lines.append)
+    assert lines == [
+        "waiting for others on the cluster to end: 4 of its 4 CPUs are needed, 1 are free"
+    ]
 
 
 def test_workers_that_take_every_cpu_leave_none_to_read_with() -> None:

@@ -125,6 +125,27 @@ def noting(steps: list[int], take: Callable[..., Any]) -> Callable[..., Any]:
     return instead
 
 
+def test_a_long_validation_that_is_cut_off_costs_no_step(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_config(prepared, tmp_path / "whole", every_steps=None)
+    stopped = replace(whole, out=str(tmp_path / "stopped"))
+    history = train(whole, Worker())
+    monkeypatch.setattr(loop, "_LONG_VALIDATION_S", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", lambda *_, **__: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped, Worker())
+    assert Run(stopped.out).last_uri() == Run(stopped.out).step_uri(1, 4)
+    steps: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "take_step", noting(steps, loop.take_step))
+        resumed = train(stopped, Worker())
+    assert steps == list(range(4, 8))
+    assert without_times(resumed) == without_times(history)
+    assert_same_end(whole.out, stopped.out)
+
+
 def test_a_teacher_goes_on_from_the_step_too(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,8 @@ def test_tables_of_a_sweep_that_goes_on_have_what_is_there(
     table = json.loads((tmp_path / "sweep/trials.json").read_text())
     assert [trial["status"] for trial in table["trials"]] == [*["finished"] * 3, "unfinished"]
     assert table["trials"][3]["val_j"] is None
+    assert table["command"] is None  # there is no best.yaml yet
+    assert load_checkpoint(table["checkpoint"]).model.name == "tpavi"
     assert not (tmp_path / "sweep/best.yaml").exists()
 
 

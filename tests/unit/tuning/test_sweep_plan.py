@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 import yaml
 from made_sweeps import WIDTH, tune_config, write_epochs
 
+from avs import storage
 from avs.errors import ConfigError, LeaseError
 from avs.scale import ScaleConfig
-from avs.tuning.claim import claim_sweep
+from avs.storage_remote import StorageError
+from avs.training import saver
+from avs.tuning.claim import claim_data, claim_sweep
 from avs.tuning.plan import SweepPlan, max_concurrent
 from avs.tuning.records import Status
 
@@ -188,6 +192,39 @@ def test_another_sweep_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     unused = tune_config(tmp_path)
     unused.search.spaces = {"avsc": unused.search.space}
     claim_sweep(unused)
+
+
+def test_a_sweep_of_data_that_was_prepared_anew_is_refused(tmp_path: Path, prepared: Path) -> None:
+    folder, out = tmp_path / "data", str(tmp_path / "sweep")
+    shutil.copytree(prepared, folder)
+    claim_data(out, [str(folder)], is_begun=False)
+    claim_data(out, [str(folder)], is_begun=True)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"] = "0" * 64
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=rf"{folder} was prepared anew since out={out} was begun"):
+        claim_data(out, [str(folder)], is_begun=True)
+    claim_data(out, [str(folder)], is_begun=False)  # nothing has a score yet
+    claim_data(out, [str(folder)], is_begun=True)
+
+
+def test_storage_that_is_away_for_a_moment_ends_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = SweepPlan(tune_config(tmp_path))
+    write, failures = storage.write_json, [StorageError("away"), StorageError("away")]
+
+    def flaky(uri: str, value: Any) -> None:
+        if failures:
+            raise failures.pop()
+        write(uri, value)
+
+    monkeypatch.setattr(storage, "write_json", flaky)
+    monkeypatch.setattr(saver, "PAUSE_S", 0.0)
+    record = plan.next()
+    assert record is not None
+    assert not failures
+    assert [r.name for r in SweepPlan(tune_config(tmp_path)).records] == [record.name]
 
 
 def test_a_sweep_goes_on_after_an_update_that_brought_a_key(tmp_path: Path) -> None:

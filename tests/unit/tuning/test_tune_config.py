@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from avs.config import parse
+from avs.config import dump, parse
 from avs.errors import ConfigError
 from avs.models import MODELS
 from avs.tuning import TuneConfig
@@ -134,3 +134,11 @@ def test_a_trial_is_one_worker() -> None:
 def test_a_feed_that_trials_do_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.feed=ray: a sweep .* data\.feed=threads"):
         composed("+data.feed=ray")
+
+
+def test_the_best_trial_is_trained_with_the_logs_of_a_training() -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        train = compose("train", overrides=["data.prepared=p", "out=o"])
+    assert dump(composed("model=tiny").logging) == train.logging
+    with pytest.raises(ConfigError, match=r"logging\.mlflow=http://there: the trials"):
+        composed("model=tiny", "logging.mlflow=http://there")
