@@ -28,7 +28,8 @@ T = TypeVar("T")
 
 _NOTE = "_ending.json"
 _LOOK_S = 1.0
-_PATIENCE_S = 25.0  # Kubernetes kills after 30 s
+# Kubernetes kills 30 s after SIGTERM; who presses Ctrl-C may press it again.
+_PATIENCE_S = {signal.SIGTERM: 25.0, signal.SIGINT: 120.0}
 
 
 class DriverNotice:
@@ -85,7 +86,8 @@ def until_told(call: Callable[[], T], run: Run, *, owner: str, say: Callable[[st
                 result.exception(_LOOK_S)
         if not result.done():
             if _progress(run) != at_start:  # else there is nothing to save yet
-                _save_first(run, result, owner=owner, say=say)
+                patience_s = _PATIENCE_S[signal.Signals(signals[0])]
+                _save_first(run, result, owner=owner, say=say, patience_s=patience_s)
             _end(signals[0])
         return result.result()
     finally:
@@ -106,22 +108,32 @@ def _end(number: int) -> None:
     raise SystemExit(128 + number)
 
 
-def _save_first(run: Run, result: Future[Any], *, owner: str, say: Callable[[str], None]) -> None:
+def _save_first(
+    run: Run,
+    result: Future[Any],
+    *,
+    owner: str,
+    say: Callable[[str], None],
+    patience_s: float,
+) -> None:
     say("train: told to end; saving the step first (told again: ends at once)")
     note = storage.join(run.out, _NOTE)
     with suppress(OSError, DataError):  # storage that is away saves nothing
         before = run.last_uri()
         storage.write_json(note, owner)
-        saved = _wait_for_a_step(run, result, before)
-        if saved is not None:
+        saved = _wait_for_a_step(run, result, before, end_s=time.monotonic() + patience_s)
+        if saved is None:
+            say(f"train: no step was saved within {patience_s:.0f} s; ending without")
+        else:
             say(f"train: saved {told_position(saved)}; the same command goes on from there")
         storage.remove(note)
 
 
-def _wait_for_a_step(run: Run, result: Future[Any], before: str | None) -> EpochMetrics | None:
+def _wait_for_a_step(
+    run: Run, result: Future[Any], before: str | None, *, end_s: float
+) -> EpochMetrics | None:
     """Metrics of a checkpoint after ``before``: that of the step where it is seen, else of an epoch
     (a short one may end before the note is read, or its checkpoint follow that of the step)."""
-    end_s = time.monotonic() + _PATIENCE_S
     seen, saved = {before}, None
     while len(seen) < 4 and not result.done() and time.monotonic() < end_s:
         uri = run.last_uri()
