@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import math
 import os
 import time
@@ -26,11 +25,11 @@ from avs.training.observers import Observer, SeenEpoch, SeenStart, SeenSteps, ep
 
 __all__ = ["MlflowLog", "check_mlflow"]
 
-_LOG = logging.getLogger(__name__)
 _EXPERIMENT = "avs"
 _ARTIFACTS = ("config.yaml", "report.html", "metrics.jsonl", "validation.json")
 # What the service takes at once, and the length of a parameter (MLflow's REST limits).
 _MAX_POINTS, _MAX_PARAMS, _MAX_CHARS = 1000, 100, 6000
+_MAX_REASON = 120
 # A server that never answers holds the first rank, and so all of them: by MLflow's own defaults for
 # up to a quarter of an hour a checkpoint. Here points wait for the next one instead.
 _SHORT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -139,11 +138,15 @@ class MlflowLog(Observer):
         self._client.set_terminated(self._run_id)
 
     def _try(self, call: Callable[[], Any]) -> None:
+        """Whoever calls observers tells an error once, and goes on."""
         try:
             call()
         except self._mlflow.exceptions.MlflowException as error:
-            waiting = len(self._points)
-            _LOG.warning("logging.mlflow=%s: %s; %d points wait", self._address, error, waiting)
+            reason = str(error).partition("\n")[0][:_MAX_REASON]
+            raise ConnectionError(
+                f"logging.mlflow={self._address} failed ({reason}); points wait for the next "
+                "checkpoint, what is left at the end is in metrics.jsonl and TensorBoard alone"
+            ) from error
 
 
 def _flat(plain: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

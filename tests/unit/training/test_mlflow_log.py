@@ -17,6 +17,7 @@ from avs.training.config import LoggingConfig, TrainConfig
 from avs.training.loop import train
 from avs.training.mlflow_log import MlflowLog
 from avs.training.open_observers import check_logging, open_observers
+from avs.training.run import Run
 from avs.training.state import Worker
 
 ADDRESS = "http://there:5000"
@@ -168,6 +169,10 @@ def test_a_server_that_is_away_for_an_epoch_gets_it_later(
 
     observers[0].on_start = start_and_fall  # type: ignore[method-assign]
     train(config, Worker(observers=observers, after_epoch=after))
+    progress = Run(config.out).read_progress()
+    assert progress is not None
+    (told,) = (message["text"] for message in progress["told"])
+    assert "logging.mlflow=http://there:5000 failed (connection refused)" in told
     (run,) = server.runs.values()
     assert [p[2] for p in run["points"] if p[0] == "train/loss"] == [1, 2, 4, 5, 6, 8]
 
