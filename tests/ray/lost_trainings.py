@@ -27,7 +27,15 @@ from avs.scale import ScaleConfig
 from avs.training.config import CheckpointConfig, TrainConfig
 from avs.training.distributed import train_distributed
 
-__all__ = ["When", "is_inside_an_epoch", "pointer", "rank_pids", "run_config", "start_job"]
+__all__ = [
+    "When",
+    "is_inside_an_epoch",
+    "pointer",
+    "processes_of_ray",
+    "rank_pids",
+    "run_config",
+    "start_job",
+]
 
 
 def run_config(
@@ -85,12 +93,17 @@ class When:
 
 
 def rank_pids() -> list[int]:
-    """Processes below this one that Ray runs the training ranks in; others on the machine are not
-    ours to kill."""
+    """Those of the training ranks."""
+    return processes_of_ray("RayTrainWorker")
+
+
+def processes_of_ray(actor: str) -> list[int]:
+    """Processes below this one that Ray runs such actors in; others on the machine are not ours to
+    kill."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if any("RayTrainWorker" in part for part in process.cmdline()[:1]):
+            if any(actor in part for part in process.cmdline()[:1]):
                 found.append(process.pid)
     return found
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from killing import kill_all, wait_until
+from lost_trainings import processes_of_ray
 from prepared_clips import prepare_synthetic
 from small_configs import TWO_WORKERS, train_config
 
@@ -207,6 +208,26 @@ def test_a_trial_that_fails_is_tried_again_and_told(prepared: Path, tmp_path: Pa
     assert sum("0000 failed and is tried again" in line for line in said) == 1
     assert sum("0000 failed:" in line for line in said) == 1
     assert "lower train.learning_rate" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.full
+def test_a_trial_that_gets_on_may_lose_its_machine_again_and_again(
+    prepared: Path, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def kill(line: str) -> None:
+        if "epoch 1/4" in line or "epoch 2/4" in line:
+            (pid,) = processes_of_ray("ImplicitFunc")
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
+
+    space = [{"key": RATE, "choice": [3e-3]}]
+    config = sweep(prepared, tmp_path, space, epochs=4, num_trials=1, grace_epochs=4)
+    best = tune_sweep(config, say=kill)
+    (trial,) = table(tmp_path)["trials"]
+    assert len(set(killed)) == 2
+    assert (best["epochs"], trial["status"], trial["num_failures"]) == (4, "finished", 2)
 
 
 @pytest.mark.full

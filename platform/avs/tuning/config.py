@@ -46,7 +46,8 @@ class SearchConfig:
     latency], all trials are trained to the end, because J alone may not end a fast one.
     ``max_concurrent_trials`` null: as many as the cluster has room for, of
     ``scale.cpus_per_worker`` and ``scale.gpus_per_worker`` each.
-    A trial that fails is tried again up to ``max_failures`` times, from its last epoch.
+    A trial that fails is tried again up to ``max_failures`` times in a row, from its last epoch;
+    an epoch more, and they are forgotten.
     ``try_default``: the first trial is the configuration as it is (not of a grid).
     ``space`` is what is searched; where it is null, the one of ``spaces`` under ``model.name``, or
     under "other" for a model that has none there.

@@ -103,6 +103,8 @@ class _Callback(tune.Callback):
         result: dict[str, Any],
         **info: Any,  # noqa: ARG002
     ) -> None:
+        # Ray counts over the life of a trial, which loses many a machine in weeks.
+        trial.run_metadata.num_failures = 0
         self._progress.on_result(trial.config, result)
 
     def on_trial_complete(
