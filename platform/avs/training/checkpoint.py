@@ -100,6 +100,7 @@ def save_checkpoint(
     }
     text = yaml.safe_dump({**head, "clip": clip_plain, **config}, sort_keys=False)
     storage.remove(storage.join(uri, LAST_WRITTEN))
+    storage.remove_temporaries(uri)
     contiguous = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     storage.write_bytes(storage.join(uri, "config.yaml"), text.encode())
     storage.write_bytes(

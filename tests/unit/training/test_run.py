@@ -163,6 +163,18 @@ def _changed(config: TrainConfig, change: dict[str, Any]) -> TrainConfig:
     return replace(config, **values)
 
 
+def test_what_a_killed_writer_left_in_a_checkpoint_is_gone_when_it_is_written_again(
+    tmp_path: Path,
+) -> None:
+    run = Run(str(tmp_path))
+    folder = tmp_path / "checkpoints" / "epoch-0001"
+    folder.mkdir(parents=True)
+    half = storage.temporary_name(str(folder / "weights.safetensors"))
+    half.write_bytes(b"half")
+    _commit(run, _history(0.5))
+    assert not half.exists()
+
+
 def test_a_commit_keeps_the_best_and_the_last_checkpoint(place: str) -> None:
     run = Run(place)
     assert run.last_state() is None
