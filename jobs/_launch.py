@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
         )
     else:
         ray.init(log_to_driver=False, logging_level="warning")
+    # Ray's own ends with code 15, and during its start with a dump.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     _quiet_data()
     try:
         yield
@@ -84,7 +87,8 @@ def run(main: Callable[[], Any], schema: type[Any]) -> None:
     except OSError as error:  # a full disk, a folder that may not be written
         _stop(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
-        _stop("stopped; the same command goes on from here", 130)
+        print("stopped; the same command goes on from its last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 def _result(job: JobReturn) -> Any:

@@ -165,7 +165,7 @@ def test_killed_and_started_again_it_goes_on(prepared: Path, tmp_path: Path) -> 
     assert [trial["epochs"] for trial in trials] == [3, 3, 3]
     assert trials[1]["values"] == values
     assert (first / "last.json").stat().st_mtime_ns == before
-    assert any("1 trials are done, 1 go on" in line for line in said)
+    assert any("of 2 trials 1 ended, 1 to go on" in line for line in said)
     own = [line for line in said if ": 0001 epoch" in line]
     assert not any("epoch 1/3" in line for line in own)  # not from its beginning
 

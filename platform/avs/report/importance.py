@@ -16,6 +16,7 @@ import numpy as np
 __all__ = ["dimension_importance", "explained_share"]
 
 NUM_PARTS = 3
+LEAST_FREE = 3  # a few trials in as many groups "explain" everything
 
 
 def dimension_importance(
@@ -23,7 +24,7 @@ def dimension_importance(
 ) -> float | None:
     """0..1 for one dimension: the ``values`` that trials had there and their ``scores``.
 
-    None where that cannot be told: fewer than two groups, or no more trials than groups.
+    None where that cannot be told: fewer than two groups, or hardly more trials than groups.
     """
     groups = _parts(values) if is_range else [repr(value) for value in values]
     return explained_share(groups, scores)
@@ -37,7 +38,7 @@ def explained_share(groups: Sequence[object], scores: Sequence[float]) -> float 
         for name in names
     ]
     num_free = len(scores) - len(names)
-    if len(names) < 2 or num_free < 1:
+    if len(names) < 2 or num_free < LEAST_FREE:
         return None
     total = float(((np.array(scores, float) - np.mean(scores)) ** 2).sum())
     if total == 0.0:

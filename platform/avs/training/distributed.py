@@ -9,6 +9,7 @@ a data set gives whoever asks first.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable
@@ -21,7 +22,6 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from avs import storage
 from avs.config import build, dump
@@ -30,6 +30,7 @@ from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.storage_remote import StorageError
+from avs.training.checkpoint import resolve_checkpoint
 from avs.training.config import TrainConfig
 from avs.training.ending import DriverNotice, until_told
 from avs.training.feed import prefetch
@@ -38,7 +39,7 @@ from avs.training.from_data import check_num_classes, loss_of
 from avs.training.loop import train
 from avs.training.notices import was_signalled
 from avs.training.open_observers import check_logging, complete_logging, open_observers
-from avs.training.ray_backend import ListeningConfig
+from avs.training.ray_backend import ListeningConfig, Trainer, inner, is_mistake
 from avs.training.ray_feed import stream_from_ray
 from avs.training.resources import check_resources, reading_cpus
 from avs.training.resume import check_lanes, told_changes, told_position
@@ -72,13 +73,19 @@ def train_distributed(
         manifest.split_shards("train")
         check_num_classes(config.model.num_classes, manifest.format.class_names)
         loss_of(config.loss, manifest.format.class_names)
+    if config.train.init_from is not None:
+        resolve_checkpoint(
+            config.train.init_from
+        )  # a misspelt one is told before Ray takes its time
     check_resources(config.scale, say=say)
     check_logging(config)
     cpus = reading_cpus(config.data.feed, config.scale)
     run = Run(config.out)
     with Lease(config.out, job="train", say=say) as lease:
-        changed = run.claim(config)
         history, last = run.read_metrics(), run.last_metrics()
+        if len(history) > config.train.epochs:  # asked for fewer, it stays what it is
+            config.train.epochs = len(history)
+        changed = run.claim(config)
         if len(history) >= config.train.epochs:
             say(f"train: {config.out} has its {config.train.epochs} epochs already")
             complete_logging(config)
@@ -103,21 +110,19 @@ def _fit_while_it_gets_on(
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _PATIENCE_ELASTIC_S)
     for name in ("ray.train", "ray.train.v2"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    attempt = 0
-    while True:
+    epochs = config.train.epochs
+    for attempt in itertools.count():
         before = patiently(run.last_uri)
         try:
-            name = f"ray-{owner}-{attempt}"
-            fit = partial(_fit, config, name, owner=owner, cpus=cpus)
-            return until_told(fit, run, owner=owner, say=say)
+            fit = partial(_fit, config, f"ray-{owner}-{attempt}", owner=owner, cpus=cpus)
+            until_told(fit, run, owner=owner, num_epochs=epochs, say=say)
+            break
         except ray.train.WorkerGroupError as error:
-            causes = [_inner(cause) for cause in error.worker_failures.values()]
-            ours = [c for c in causes if isinstance(c, (AvsError, FloatingPointError))]
-            later = all(isinstance(cause, OSError) for cause in ours)  # storage that may come back
-            if patiently(run.last_uri) == before or not later:
-                raise _as_avs_error((ours or causes)[0]) from error
+            causes = [inner(cause) for cause in error.worker_failures.values()]
+            wrong = [cause for cause in causes if is_mistake(cause)]
+            if wrong or patiently(run.last_uri) == before:
+                raise _as_avs_error((wrong or causes)[0]) from error
             say(f"train: workers were lost ({type(causes[0]).__name__}); starting them again")
-            attempt += 1
         finally:
             with suppress(StorageError):  # Ray's own notes, which nobody reads again
                 storage.remove(storage.join(config.out, "_ray"))
@@ -127,7 +132,7 @@ def _fit(config: TrainConfig, name: str, *, owner: str, cpus: float) -> None:
     scale = config.scale
     # Ray's annotation lacks the range that makes it elastic.
     num_workers: Any = (scale.min_workers or scale.num_workers, scale.num_workers)
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _worker_loop,
         train_loop_config={"config": dump(config), "owner": owner, "cpus": cpus},
         torch_config=ListeningConfig(),
@@ -212,9 +217,3 @@ def _as_avs_error(cause: BaseException) -> AvsError:
     if isinstance(cause, AvsError):
         return cause
     return DataError(f"training failed on a worker: {type(cause).__name__}: {cause}")
-
-
-def _inner(cause: BaseException) -> BaseException:
-    """What a worker raised, without Ray's wrapping."""
-    inner: BaseException = getattr(cause, "cause", None) or cause
-    return inner

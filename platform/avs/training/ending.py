@@ -27,7 +27,8 @@ __all__ = ["DriverNotice", "until_told"]
 T = TypeVar("T")
 
 _NOTE = "_ending.json"
-_LOOK_S = 1.0
+_LOOK_S = 0.5
+_TWICE_S = 2.0  # sooner, a signal is the same one: ``timeout`` sends two, to the job and its group
 # Kubernetes kills 30 s after SIGTERM; who presses Ctrl-C may press it again.
 _PATIENCE_S = {signal.SIGTERM: 25.0, signal.SIGINT: 120.0}
 
@@ -58,8 +59,11 @@ class DriverNotice:
             time.sleep(_LOOK_S)
 
 
-def until_told(call: Callable[[], T], run: Run, *, owner: str, say: Callable[[str], None]) -> T:
-    """``call()``, which trains; told to end, the ranks save first. A second signal ends at once.
+def until_told(
+    call: Callable[[], T], run: Run, *, owner: str, num_epochs: int, say: Callable[[str], None]
+) -> T:
+    """``call()``, which trains ``num_epochs``; told to end, the ranks save first. Told again some
+    seconds later, it ends at once.
 
     In another thread than the main one, which gets no signals, only ``call()``.
 
@@ -68,11 +72,11 @@ def until_told(call: Callable[[], T], run: Run, *, owner: str, say: Callable[[st
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
-    signals: list[int] = []
+    signals: list[tuple[int, float]] = []
 
     def take(number: int, _: object) -> None:
-        signals.append(number)
-        if len(signals) > 1:
+        signals.append((number, time.monotonic()))
+        if signals[-1][1] - signals[0][1] > _TWICE_S:
             _end(number)
 
     result: Future[T] = Future()
@@ -85,10 +89,13 @@ def until_told(call: Callable[[], T], run: Run, *, owner: str, say: Callable[[st
             with suppress(TimeoutError):
                 result.exception(_LOOK_S)
         if not result.done():
-            if _progress(run) != at_start:  # else there is nothing to save yet
-                patience_s = _PATIENCE_S[signal.Signals(signals[0])]
+            number = signals[0][0]
+            if _progress(run) == at_start:
+                say("train: told to end before the first step")
+            elif len(run.read_metrics()) < num_epochs:
+                patience_s = _PATIENCE_S[signal.Signals(number)]
                 _save_first(run, result, owner=owner, say=say, patience_s=patience_s)
-            _end(signals[0])
+            _end(number)
         return result.result()
     finally:
         for number, handler in before.items():
@@ -116,12 +123,16 @@ def _save_first(
     say: Callable[[str], None],
     patience_s: float,
 ) -> None:
-    say("train: told to end; saving the step first (told again: ends at once)")
+    say("train: told to end; saving a step first (told again: ends at once)")
     note = storage.join(run.out, _NOTE)
     with suppress(OSError, DataError):  # storage that is away saves nothing
         before = run.last_uri()
         storage.write_json(note, owner)
-        saved = _wait_for_a_step(run, result, before, end_s=time.monotonic() + patience_s)
+        try:
+            saved = _wait_for_a_step(run, result, before, end_s=time.monotonic() + patience_s)
+        except (KeyboardInterrupt, SystemExit):
+            say("train: told again; ending without the step")
+            raise
         if saved is None:
             say(f"train: no step was saved within {patience_s:.0f} s; ending without")
         else:

@@ -93,7 +93,7 @@ def _tell_grid(config: TuneConfig, say: Callable[[str], None]) -> None:
 def _tell_start(config: TuneConfig, plan: SweepPlan, say: Callable[[str], None]) -> None:
     if plan.records:
         num_done = len(plan.records) - plan.num_resumed
-        say(f"tune: {num_done} trials are done, {plan.num_resumed} go on")
+        say(f"tune: of {len(plan.records)} trials {num_done} ended, {plan.num_resumed} to go on")
     if plan.is_time_up:
         say(f"tune: search.max_seconds={config.search.max_seconds:g} are spent")
 

@@ -41,12 +41,14 @@ def trials() -> list[TrialRecord]:
 
 
 def test_importance_is_the_share_of_the_spread_less_that_of_chance() -> None:
-    assert explained_share(["a", "a", "b", "b"], [0.0, 0.0, 1.0, 1.0]) == 1.0
-    # between 1.0, within 1.0: 1 of 2 free degrees; (2 - 1 - 1 * 1 / 2) / 2
-    assert explained_share(["a", "a", "b", "b"], [0.0, 1.0, 1.0, 2.0]) == pytest.approx(0.25)
-    assert explained_share(["a", "b", "a", "b"], [0.0, 0.0, 1.0, 1.0]) == 0.0
-    assert explained_share(["a", "a"], [0.0, 1.0]) is None
-    assert explained_share(["a", "b"], [0.0, 1.0]) is None
+    groups = ["a"] * 4 + ["b"] * 4
+    assert explained_share(groups, [0.0] * 4 + [1.0] * 4) == 1.0
+    # between 2.0, within 2.0: 1 of 6 free degrees; (4 - 2 - 1 * 2 / 6) / 4
+    share = explained_share(groups, [0.0, 1.0, 0.0, 1.0, 1.0, 2.0, 1.0, 2.0])
+    assert share == pytest.approx(5 / 12)
+    assert explained_share(groups, [0.0, 1.0] * 4) == 0.0
+    assert explained_share(["a"] * 8, [0.0, 1.0] * 4) is None
+    assert explained_share(["a", "a", "b", "b"], [0.0, 0.0, 1.0, 1.0]) is None  # too few
     rng = np.random.default_rng(1)
     noise = rng.random(30)
     rates = np.linspace(0, 1, 30)

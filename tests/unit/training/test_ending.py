@@ -27,7 +27,7 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 def _told_while(
     number: int, training: Callable[[threading.Event], None], run: Run, say: Callable[[str], None]
 ) -> None:
-    """Signal this process once ``training`` set its event."""
+    """Signal this process, twice as ``timeout`` does, once ``training`` set its event."""
     inside = threading.Event()
 
     def call() -> None:
@@ -36,9 +36,11 @@ def _told_while(
     def tell() -> None:
         inside.wait(60)
         os.kill(os.getpid(), number)
+        PAUSE.wait(0.01)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=tell, daemon=True).start()
-    until_told(call, run, owner=OWNER, say=say)
+    until_told(call, run, owner=OWNER, num_epochs=2, say=say)
 
 
 @pytest.mark.parametrize(
@@ -66,18 +68,46 @@ def test_a_step_is_saved_before_the_driver_ends(
     if isinstance(ended.value, SystemExit):
         assert ended.value.code == 143
     assert lines == [
-        "train: told to end; saving the step first (told again: ends at once)",
+        "train: told to end; saving a step first (told again: ends at once)",
         "train: saved step 7 of epoch 1; the same command goes on from there",
     ]
     assert not (tmp_path / "_ending.json").exists()
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
 
 
+def test_told_again_later_it_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "_TWICE_S", 0.0)
+    run, lines = Run(str(tmp_path)), list[str]()
+
+    def training(inside: threading.Event) -> None:
+        run.report_progress("a step", epoch=1, share=0.1)
+        inside.set()
+        PAUSE.wait(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        _told_while(signal.SIGINT, training, run, lines.append)
+    assert lines == []
+
+
+def test_what_has_all_its_epochs_waits_for_no_step(tmp_path: Path) -> None:
+    run, lines = Run(str(tmp_path)), list[str]()
+
+    def reporting(inside: threading.Event) -> None:
+        run.repair([{"epoch": k, "val_j": 0.5, "val_f": 0.5} for k in (1, 2)])
+        run.report_progress("writing the report", epoch=2, share=1.0)
+        inside.set()
+        PAUSE.wait(60)
+
+    with pytest.raises(SystemExit):
+        _told_while(signal.SIGTERM, reporting, run, lines.append)
+    assert lines == []
+
+
 def test_what_ends_by_itself_gives_its_result_or_its_error(tmp_path: Path) -> None:
     run = Run(str(tmp_path))
-    assert until_told(lambda: 7, run, owner=OWNER, say=print) == 7
+    assert until_told(lambda: 7, run, owner=OWNER, num_epochs=2, say=print) == 7
     with pytest.raises(ZeroDivisionError):
-        until_told(lambda: 1 // 0, run, owner=OWNER, say=print)
+        until_told(lambda: 1 // 0, run, owner=OWNER, num_epochs=2, say=print)
 
 
 def test_before_the_first_step_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
@@ -89,7 +119,7 @@ def test_before_the_first_step_there_is_nothing_to_wait_for(tmp_path: Path) -> N
 
     with pytest.raises(SystemExit):
         _told_while(signal.SIGTERM, starting, Run(str(tmp_path)), lines.append)
-    assert lines == []
+    assert lines == ["train: told to end before the first step"]
 
 
 def test_a_note_of_an_earlier_driver_means_nothing(tmp_path: Path) -> None:
