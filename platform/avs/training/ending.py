@@ -133,11 +133,12 @@ def _save_first(
         except (KeyboardInterrupt, SystemExit):
             say("train: told again; ending without the step")
             raise
+        finally:
+            storage.remove(note)
         if saved is None:
             say(f"train: no step was saved within {patience_s:.0f} s; ending without")
         else:
             say(f"train: saved {told_position(saved)}; the same command goes on from there")
-        storage.remove(note)
 
 
 def _wait_for_a_step(

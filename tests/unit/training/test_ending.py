@@ -27,7 +27,7 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 def _told_while(
     number: int, training: Callable[[threading.Event], None], run: Run, say: Callable[[str], None]
 ) -> None:
-    """Signal this process, twice as ``timeout`` does, once ``training`` set its event."""
+    """Signal this process once ``training`` set its event."""
     inside = threading.Event()
 
     def call() -> None:
@@ -35,8 +35,6 @@ def _told_while(
 
     def tell() -> None:
         inside.wait(60)
-        os.kill(os.getpid(), number)
-        PAUSE.wait(0.01)
         os.kill(os.getpid(), number)
 
     threading.Thread(target=tell, daemon=True).start()
@@ -58,6 +56,7 @@ def test_a_step_is_saved_before_the_driver_ends(
         inside.set()
         while not heard():
             PAUSE.wait(0.01)
+        os.kill(os.getpid(), number)  # at once, as `timeout` does: the same signal
         uri = run.step_uri(1, 7)
         storage.write_json(storage.join(uri, "metrics.json"), {"epoch": 1, "step": 7})
         run.commit([], uri=uri)
@@ -80,13 +79,17 @@ def test_told_again_later_it_ends_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     run, lines = Run(str(tmp_path)), list[str]()
 
     def training(inside: threading.Event) -> None:
+        heard = DriverNotice(run.out, OWNER)
         run.report_progress("a step", epoch=1, share=0.1)
         inside.set()
+        while not heard():
+            PAUSE.wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
         PAUSE.wait(60)
 
     with pytest.raises(KeyboardInterrupt):
         _told_while(signal.SIGINT, training, run, lines.append)
-    assert lines == []
+    assert lines[1:] == ["train: told again; ending without the step"]
 
 
 def test_what_has_all_its_epochs_waits_for_no_step(tmp_path: Path) -> None:
