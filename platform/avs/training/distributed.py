@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -66,6 +67,7 @@ def train_distributed(
     Raises:
         ConfigError: the cluster is too small, or ``out`` holds another run.
         AvsError: what a worker raised.
+        KeyboardInterrupt, SystemExit: told to end; the ranks have saved a step first.
     """
     config = config.map_paths(storage.absolute)
     for folder in config.data.folders:
@@ -73,10 +75,8 @@ def train_distributed(
         manifest.split_shards("train")
         check_num_classes(config.model.num_classes, manifest.format.class_names)
         loss_of(config.loss, manifest.format.class_names)
-    if config.train.init_from is not None:
-        resolve_checkpoint(
-            config.train.init_from
-        )  # a misspelt one is told before Ray takes its time
+    if config.train.init_from is not None:  # a misspelt one is told before workers start
+        resolve_checkpoint(config.train.init_from)
     check_resources(config.scale, say=say)
     check_logging(config)
     cpus = reading_cpus(config.data.feed, config.scale)
@@ -84,7 +84,7 @@ def train_distributed(
     with Lease(config.out, job="train", say=say) as lease:
         history, last = run.read_metrics(), run.last_metrics()
         if len(history) > config.train.epochs:  # asked for fewer, it stays what it is
-            config.train.epochs = len(history)
+            config = replace(config, train=replace(config.train, epochs=len(history)))
         changed = run.claim(config)
         if len(history) >= config.train.epochs:
             say(f"train: {config.out} has its {config.train.epochs} epochs already")
