@@ -169,6 +169,7 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
     """What runs on each rank."""
     config: TrainConfig = build(TrainConfig, arguments["config"], path="")
     owner = arguments["owner"]
+    check_owner(config.out, owner)  # not at the first checkpoint: is the folder a shared one?
     context = ray.train.get_context()
     rank, world_size, cpus = context.get_world_rank(), context.get_world_size(), arguments["cpus"]
     from_driver = None if rank else DriverNotice(config.out, owner)

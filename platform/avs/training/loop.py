@@ -48,7 +48,6 @@ def train(config: TrainConfig, worker: Worker) -> list[EpochMetrics]:
         DataError, ConfigError, WeightsError: before the first step.
         CheckpointError, LeaseError, StorageError: a checkpoint could not be written.
     """
-    worker.check_lease()  # a folder that this rank does not share with the driver is found here
     torch.set_num_threads(config.train.num_threads)
     state = TrainingState(config, worker)
     run = Run(config.out)

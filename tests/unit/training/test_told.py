@@ -10,14 +10,14 @@ import pytest
 from small_configs import model_config, train_config
 
 from avs import storage
+from avs.config import dump
 from avs.errors import LeaseError
 from avs.prepare.manifest import read_manifest
 from avs.training.card import model_card
 from avs.training.config import Schedule, TrainConfig
-from avs.training.loop import train
+from avs.training.distributed import _worker_loop
 from avs.training.resume import told_changes
 from avs.training.run import Run
-from avs.training.state import Worker
 
 
 def _told(before: TrainConfig, now: TrainConfig) -> list[str]:
@@ -72,12 +72,9 @@ def test_every_local_path_is_made_absolute_and_every_other_name_stays(
 def test_a_rank_that_does_not_see_the_lease_ends_before_it_trains(
     prepared: Path, tmp_path: Path
 ) -> None:
-    def lost() -> None:
-        raise LeaseError("not here")
-
     config = train_config(prepared, tmp_path / "run")
-    with pytest.raises(LeaseError, match="not here"):
-        train(config, Worker(check_lease=lost))
+    with pytest.raises(LeaseError, match="give an out= that every node reaches"):
+        _worker_loop({"config": dump(config), "owner": "elsewhere-1", "cpus": 0.0})
     assert not (tmp_path / "run").exists()
 
 
