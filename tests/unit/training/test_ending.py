@@ -41,6 +41,15 @@ def _told_while(
     until_told(call, run, owner=OWNER, num_epochs=2, say=say)
 
 
+def _step_until_it_hears(run: Run, inside: threading.Event) -> None:
+    """What rank 0 does until the driver's note reaches it."""
+    heard = DriverNotice(run.out, OWNER)
+    run.report_progress("a step", epoch=1, share=0.1)
+    inside.set()
+    while not heard():
+        PAUSE.wait(0.01)
+
+
 @pytest.mark.parametrize(
     ("number", "ends_with"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
 )
@@ -51,11 +60,7 @@ def test_a_step_is_saved_before_the_driver_ends(
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
     def training(inside: threading.Event) -> None:
-        heard = DriverNotice(run.out, OWNER)
-        run.report_progress("a step", epoch=1, share=0.1)
-        inside.set()
-        while not heard():
-            PAUSE.wait(0.01)
+        _step_until_it_hears(run, inside)
         os.kill(os.getpid(), number)  # at once, as `timeout` does: the same signal
         uri = run.step_uri(1, 7)
         storage.write_json(storage.join(uri, "metrics.json"), {"epoch": 1, "step": 7})
@@ -79,11 +84,7 @@ def test_told_again_later_it_ends_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     run, lines = Run(str(tmp_path)), list[str]()
 
     def training(inside: threading.Event) -> None:
-        heard = DriverNotice(run.out, OWNER)
-        run.report_progress("a step", epoch=1, share=0.1)
-        inside.set()
-        while not heard():
-            PAUSE.wait(0.01)
+        _step_until_it_hears(run, inside)
         os.kill(os.getpid(), signal.SIGINT)
         PAUSE.wait(60)
 
