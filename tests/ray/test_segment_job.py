@@ -58,13 +58,16 @@ def videos(root: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def _config(checkpoint: Path, source: Path, out: Path, threshold: float = 0.5) -> SegmentConfig:
+def _config(
+    checkpoint: Path, source: Path, out: Path, threshold: float = 0.5, masks_per_s: int | str = 1
+) -> SegmentConfig:
     return SegmentConfig(
         checkpoint=str(checkpoint),
         input=str(source),
         out=str(out),
         outputs=list(OutputKind),
         threshold=threshold,
+        masks_per_s=masks_per_s,
         scale=TWO_WORKERS,
     )
 
@@ -96,6 +99,7 @@ def test_each_video_has_one_folder_or_a_reason(
         assert json.loads((folder / "masks.json").read_text()) == expected
         assert len(list((folder / "png").iterdir())) == row["num_masks"] == 5
         assert (folder / "overlay.mp4").stat().st_size > 1000
+        assert {"masks.npz", "matte.mov"} < {path.name for path in folder.iterdir()}
 
 
 def test_a_rerun_does_only_what_is_missing_or_changed(
@@ -121,6 +125,9 @@ def test_a_rerun_does_only_what_is_missing_or_changed(
 
     segment_bucket(_config(tiny_checkpoint, videos, out, threshold=0.9), say=lambda _: None)
     assert (folders[1] / "masks.json").stat().st_mtime_ns != kept
+    more = _config(tiny_checkpoint, videos, out, threshold=0.9, masks_per_s=2)
+    rows = segment_bucket(more, say=lambda _: None)
+    assert [row["num_masks"] for row in rows if row["status"] == "ok"] == [10, 10]
 
 
 def test_missing_input_or_checkpoint_is_one_clear_error(

@@ -66,6 +66,7 @@ def segment_bucket(
         out=out,
         outputs=tuple(config.outputs),
         threshold=config.threshold,
+        masks_per_s=config.mask_rate,
         objects=config.objects,
         device=config.scale.device,
     )
@@ -174,6 +175,7 @@ class _Job:
     out: str
     outputs: tuple[OutputKind, ...]
     threshold: float
+    masks_per_s: int | None
     objects: bool
     device: str
 
@@ -210,7 +212,10 @@ class _SegmentWorker:
         storage.remove(folder)  # parts of a killed attempt, or of another checkpoint
         with storage.local_copy(source.uri) as path, tempfile.TemporaryDirectory() as scratch:
             track = self._predictor.segment_video(
-                path, threshold=self._job.threshold, objects=self._job.objects
+                path,
+                threshold=self._job.threshold,
+                masks_per_s=self._job.masks_per_s,
+                objects=self._job.objects,
             )
             names = write_outputs(track, Path(scratch), self._job.outputs, video_path=path)
             for output in names:
@@ -240,4 +245,6 @@ def _job_key(config: SegmentConfig, weights: str) -> str:
     parts = [weights, config.threshold, sorted(k.value for k in config.outputs)]
     if config.objects:  # outputs made before there was a choice stay good
         parts.append("objects")
+    if config.mask_rate != 1:
+        parts.append(f"masks_per_s={config.mask_rate}")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

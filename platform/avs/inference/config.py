@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from avs.errors import ConfigError
-from avs.inference.outputs import OutputKind
+from avs.inference.outputs import OutputKind, parse_masks_per_s
 from avs.metrics import Protocol
 from avs.scale import ScaleConfig
 from avs.training.config import PreparedConfig
@@ -17,9 +17,9 @@ __all__ = ["EvaluateConfig", "SegmentConfig"]
 class SegmentConfig:
     """``input`` is a video, a folder or an ``s3://`` prefix; ``out`` gets a folder a video.
 
-    ``objects``: masks.json also tells all visible objects, silent ones too, and the overlay
-    outlines the silent ones. ``max_reject_ratio``: share of rejected videos above which the job
-    fails, None for no limit.
+    ``masks_per_s``: 1 to 120, or ``native`` for a mask of every frame. ``objects``: masks.json also
+    tells all visible objects, silent ones too, and the overlay outlines the silent ones.
+    ``max_reject_ratio``: share of rejected videos above which the job fails, None for no limit.
     """
 
     checkpoint: str
@@ -28,20 +28,28 @@ class SegmentConfig:
     outputs: list[OutputKind]
     threshold: float
     scale: ScaleConfig
+    masks_per_s: int | str = 1
     objects: bool = False
     max_reject_ratio: float | None = None
 
+    @property
+    def mask_rate(self) -> int | None:
+        """``masks_per_s`` as :meth:`avs.Predictor.segment_video` takes it."""
+        return parse_masks_per_s(str(self.masks_per_s))
+
     def __post_init__(self) -> None:
+        parse_masks_per_s(str(self.masks_per_s))
         if self.max_reject_ratio is not None and not 0 <= self.max_reject_ratio <= 1:
             value = self.max_reject_ratio
             raise ConfigError(f"max_reject_ratio={value} must be between 0 and 1, or null.")
         if not self.outputs:
             known = ",".join(k.value for k in OutputKind)
             raise ConfigError(f'outputs=[] writes nothing: give some of "outputs=[{known}]".')
-        if self.objects and set(self.outputs) == {OutputKind.PNG}:
+        if self.objects and not {OutputKind.RLE_JSON, OutputKind.OVERLAY} & set(self.outputs):
+            given = ",".join(k.value for k in self.outputs)
             raise ConfigError(
-                'objects=true tells objects in masks.json and in the overlay: give "outputs=[png,'
-                'rle_json]" or "outputs=[png,overlay]", or leave it out.'
+                "objects=true tells objects in masks.json and in the overlay: give "
+                f'"outputs=[{given},rle_json]" or "outputs=[{given},overlay]", or leave it out.'
             )
         if not 0 < self.threshold < 1:
             raise ConfigError(f"threshold={self.threshold} must lie between 0 and 1.")

@@ -7,31 +7,70 @@ import hashlib
 import json
 import re
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from avs.errors import ConfigError
 from avs.inference.track import MaskTrack
 from avs.media.masks import write_indexed_png
-from avs.media.sandbox import draw_track
+from avs.media.sampling import MAX_SAMPLES_PER_S
+from avs.media.sandbox import draw_track, matte_track
 
-__all__ = ["OutputKind", "folder_name", "write_outputs"]
+__all__ = [
+    "OutputKind",
+    "check_masks_per_s",
+    "folder_name",
+    "parse_masks_per_s",
+    "write_outputs",
+]
 
 _MAX_NAME_BYTES = 200
+_NATIVE = "native"
 
 
 class OutputKind(enum.Enum):
-    """rle_json: masks.json with COCO run-lengths; png: an indexed PNG a mask; overlay: an mp4."""
+    """rle_json: masks.json with COCO run-lengths; png: an indexed PNG a mask; npz: all masks as
+    arrays; overlay: an mp4; matte: a QuickTime file with alpha."""
 
     RLE_JSON = "rle_json"
     PNG = "png"
+    NPZ = "npz"
     OVERLAY = "overlay"
+    MATTE = "matte"
+
+
+def parse_masks_per_s(text: str) -> int | None:
+    """How many masks a second ``text`` asks for, None = ``native``, every frame.
+
+    Raises ConfigError.
+    """
+    if text == _NATIVE:
+        return None
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_SAMPLES_PER_S))
+    return check_masks_per_s(int(text) if is_number else text)
+
+
+def check_masks_per_s(value: int | str) -> int:
+    """``value``, where it is a number of masks a second; raises ConfigError."""
+    if isinstance(value, str) or not 1 <= value <= MAX_SAMPLES_PER_S:
+        raise ConfigError(
+            f"masks_per_s={value!s:.40} must be a whole number from 1 to {MAX_SAMPLES_PER_S}, or "
+            f"{_NATIVE} for a mask of every frame."
+        )
+    return value
 
 
 def write_outputs(
     track: MaskTrack, folder: Path, kinds: Sequence[OutputKind], *, video_path: str
 ) -> list[str]:
-    """Write the outputs of one video into a local folder; returns their relative names."""
-    names = []
+    """Write the outputs of one video into a local folder; returns their relative names.
+
+    One mask, or one frame, is in memory at a time. Raises MediaError.
+    """
+    names: list[str] = []
     if OutputKind.RLE_JSON in kinds:
         names.append("masks.json")
         (folder / "masks.json").write_text(json.dumps(track.to_json(), ensure_ascii=False))
@@ -42,13 +81,49 @@ def write_outputs(
             data = write_indexed_png(track.mask(k), num_classes=len(track.class_names))
             (folder / name).write_bytes(data)
             names.append(name)
-    if OutputKind.OVERLAY in kinds:
-        names.append("overlay.mp4")
+    if OutputKind.NPZ in kinds:
+        names.append("masks.npz")
+        _write_npz(track, folder / "masks.npz")
+    return names + _write_videos(track, folder, kinds, video_path=video_path)
+
+
+def _write_videos(
+    track: MaskTrack, folder: Path, kinds: Sequence[OutputKind], *, video_path: str
+) -> list[str]:
+    """Overlay and matte, in the decoder child, which takes the masks as a file."""
+    writers = {
+        OutputKind.OVERLAY: ("overlay.mp4", draw_track),
+        OutputKind.MATTE: ("matte.mov", matte_track),
+    }
+    wanted = [writer for kind, writer in writers.items() if kind in kinds]
+    if wanted:
         with tempfile.TemporaryDirectory(prefix="avs-") as scratch:
             masks = Path(scratch) / "masks.json"
             masks.write_text(json.dumps(track.to_json(), ensure_ascii=False))
-            draw_track(video_path, track=str(masks), target=str(folder / "overlay.mp4"))
-    return names
+            for name, write in wanted:
+                write(video_path, track=str(masks), target=str(folder / name))
+    return [name for name, _ in wanted]
+
+
+def _write_npz(track: MaskTrack, path: Path) -> None:
+    """What ``np.savez_compressed`` writes, of masks that do not fit in memory together."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(track), *track.size_px)}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open(_member("masks"), "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for k in range(len(track)):
+                member.write(track.mask(k).tobytes())
+        times_s = np.array([mask.time_s for mask in track.masks], np.float64)
+        for name, array in {"time_s": times_s, "class_names": np.array(track.class_names)}.items():
+            with archive.open(_member(name), "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    """Of no date, or the bytes would be others every time."""
+    info = zipfile.ZipInfo(f"{name}.npy")
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
 
 
 def folder_name(path: str) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from typing import Any, Self
 
 import numpy as np
@@ -19,11 +20,13 @@ import torch
 
 from avs import storage
 from avs.errors import CheckpointError, ConfigError
+from avs.inference.outputs import check_masks_per_s
 from avs.inference.track import MaskTrack
-from avs.inference.visible import VisibleObject, check_objects, objects_at
-from avs.inference.window import frame_mask, window_sound
-from avs.media.pieces import MediaPart, decode_pieces, media_windows, part_of
-from avs.media.sandbox import sandbox_state
+from avs.inference.visible import check_objects
+from avs.inference.window import FrameMask, window_arrays, window_masks, window_sound
+from avs.media.pieces import MediaPart, decode_pieces, media_rounds, part_of
+from avs.media.sampling import native_rate
+from avs.media.sandbox import probe, sandbox_state
 from avs.media.video import DecodedVideo
 from avs.models import build_system
 from avs.models.visible_objects import VisibleObjects, visible_objects
@@ -151,45 +154,52 @@ class Predictor:
         part = MediaPart(
             frames=frames, frame_time_s=np.arange(len(frames), dtype=np.float64), samples=samples
         )
-        return (mask for _, mask, _ in self._segment([part], lambda: size_px, threshold))
+        return (made.mask for made in self._segment([part], lambda: size_px, threshold))
 
     def segment_video(
         self,
         path: str,
         *,
         threshold: float = 0.5,
+        masks_per_s: int | None = 1,
         max_duration_s: float | None = None,
         objects: bool = False,
     ) -> MaskTrack:
-        """Decode a local video file and segment it, one mask a second at its displayed size.
+        """Decode a local video file and segment it, at its displayed size.
 
         Minutes of it are in memory at a time. A video without sound counts as silent; one longer
-        than ``max_duration_s`` is refused. ``objects`` adds all objects that the model sees, the
-        silent ones too.
+        than ``max_duration_s`` is refused. ``masks_per_s``: 1 to 120, None = one a frame; it costs
+        as many forwards. ``objects`` adds all objects that the model sees, the silent ones too.
 
         Raises:
-            ConfigError: ``objects`` of a model that finds none.
+            ConfigError: ``masks_per_s`` out of range, ``objects`` of a model that finds none.
             MediaError: the file cannot be used; the message says why.
         """
         if objects:
             check_objects(self.checkpoint)
+        rate = native_rate(probe(path).fps) if masks_per_s is None else masks_per_s
         side = self.clip.image_size_px
-        pieces = decode_pieces(path, size_px=(side, side), max_duration_s=max_duration_s)
-        track = MaskTrack.empty(self.clip.class_names)
+        pieces = decode_pieces(
+            path,
+            size_px=(side, side),
+            max_duration_s=max_duration_s,
+            samples_per_s=check_masks_per_s(rate),
+            window_frames=self.clip.num_frames,
+        )
+        track = MaskTrack.empty(self.clip.class_names, masks_per_s=rate)
         has_sound = False
 
         def part(video: DecodedVideo) -> MediaPart:
             nonlocal has_sound
-            track.size_px = (video.info.height_px, video.info.width_px)
-            track.duration_s = video.info.duration_s
-            track.warnings += [w for w in video.warnings if w not in track.warnings]
+            track.note(video)
             has_sound = has_sound or video.samples is not None
             return part_of(video)
 
-        for time_s, mask, visible in self._segment(
-            map(part, pieces), lambda: track.size_px, threshold, objects=objects
+        for made in self._segment(
+            map(part, pieces), lambda: track.size_px, threshold, samples_per_s=rate, objects=objects
         ):
-            track.add(time_s, mask, visible)
+            track.add(made.time_s, made.mask, made.objects)
+        track.masks.sort(key=lambda mask: mask.time_s)  # as run-lengths, which are small
         if not has_sound:
             track.warnings.append("no sound track: treated as silence")
         return track
@@ -200,45 +210,34 @@ class Predictor:
         size_px: Callable[[], tuple[int, int]],
         threshold: float,
         *,
+        samples_per_s: int = 1,
         objects: bool = False,
-    ) -> Iterator[tuple[float, np.ndarray, list[VisibleObject] | None]]:
-        """Time, mask and objects of each frame; the size is asked for after the first part."""
+    ) -> Iterator[FrameMask]:
+        """Masks as windows come, out of order in a round; the size is asked for after a part."""
         if not 0 < threshold < 1:
             raise ConfigError(f"threshold={threshold} must lie between 0 and 1.")
-        count = self.clip.num_frames
-        windows = media_windows(parts, window_frames=count)
+        names = self.category_names if objects else ()
+        masks = partial(window_masks, threshold=threshold, names=names)
+        windows = chain.from_iterable(
+            media_rounds(parts, window_frames=self.clip.num_frames, samples_per_s=samples_per_s)
+        )
         while group := list(islice(windows, self.windows_per_forward)):
-            given = (
-                np.stack([w.frames for w in group]),
-                np.stack([self._sound(w.sound) for w in group]),
-                np.stack([np.arange(count) < w.window.num_valid for w in group]),
-            )
+            given = window_arrays(group, self.clip, input_kind=self.input_kind)
             logits, visible = next(self.forward(*given, objects=objects))  # the group is one batch
             for slot, seen in enumerate(group):
-                for position in seen.window.new:
-                    place, size = (slot, position), size_px()
-                    mask = frame_mask(logits[place], size_px=size, threshold=threshold)
-                    found = None
-                    if visible is not None:
-                        found = objects_at(visible, place, names=self.category_names, size_px=size)
-                    yield float(seen.frame_time_s[position]), mask, found
+                mine = visible and visible.window(slot)
+                yield from masks(logits[slot], mine, seen, size_px=size_px())
 
     def warm_up(self) -> None:
         """Start the decoder and run one forward, so that the first video is not the slow one."""
         if warning := sandbox_state().warning:
             _LOG.warning(warning)
         t, side = self.clip.num_frames, self.clip.image_size_px
-        self.logits(
-            np.zeros((1, t, side, side, 3), np.uint8),
-            self._sound(None)[None],
-            np.ones((1, t), np.bool_),
-        )
+        sound = window_sound(None, self.clip, input_kind=self.input_kind)[None]
+        self.logits(np.zeros((1, t, side, side, 3), np.uint8), sound, np.ones((1, t), np.bool_))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-    def _sound(self, samples: np.ndarray | None) -> np.ndarray:
-        return window_sound(samples, self.clip, input_kind=self.input_kind)
 
 
 def checkpoint_hash(uri: str) -> str:

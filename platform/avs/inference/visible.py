@@ -24,8 +24,8 @@ _DIGITS = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisibleObject:
-    """score: how sure the model is that the object is there; sounding: how much it sounds in this
-    second; 0..1 each. rle: its mask, COCO run-lengths."""
+    """score: how sure the model is that the object is there; sounding: how much it sounds at this
+    time; 0..1 each. rle: its mask, COCO run-lengths."""
 
     category: str
     score: float
@@ -77,12 +77,12 @@ def found_objects(
 
 def objects_at(
     visible: VisibleObjects,
-    place: tuple[int, int],
+    place: tuple[int, ...],
     *,
     names: Sequence[str],
     size_px: tuple[int, int],
 ) -> list[VisibleObject]:
-    """:func:`found_objects` of one frame of a batch; ``place`` = (window, frame)."""
+    """:func:`found_objects` of one frame: ``place`` = (window, frame) of a batch, or (frame,)."""
     return found_objects(
         visible.masks[place].cpu(),
         score=visible.score[place].cpu(),

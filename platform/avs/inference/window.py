@@ -1,23 +1,74 @@
-"""What the audio network hears of one window, and the mask that the logits of one frame become.
+"""What goes into a network and what its logits become: all of inference but the network itself.
 
 One function each, so that all masks of a video are made in the same way, whichever window or batch
-its frames fall into.
+its frames fall into. None needs weights: videos may be cut and masks be made in another process
+than the one with the network.
 
-Shapes: K classes (1 = binary), h x w logits, T frames of a window.
+Shapes: W windows of T frames, K classes (1 = binary), h x w logits.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 
+from avs.inference.visible import VisibleObject, objects_at
 from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
+from avs.media.pieces import MediaWindow
+from avs.models.visible_objects import VisibleObjects
 from avs.training.checkpoint import ClipSpec
 
-__all__ = ["frame_mask", "window_sound"]
+__all__ = ["FrameMask", "frame_mask", "window_arrays", "window_masks", "window_sound"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameMask:
+    """The mask uint8 [h, w] of the frame at ``time_s``; all visible objects, where asked for."""
+
+    time_s: float
+    mask: np.ndarray
+    objects: list[VisibleObject] | None
+
+
+def window_arrays(
+    windows: Sequence[MediaWindow], clip: ClipSpec, *, input_kind: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What :meth:`avs.inference.predictor.Predictor.forward` takes: frames uint8 [W, T, S, S, 3],
+    sound as ``input_kind`` of the audio network says, frame_valid bool [W, T]."""
+    return (
+        np.stack([w.frames for w in windows]),
+        np.stack([window_sound(w.sound, clip, input_kind=input_kind) for w in windows]),
+        np.stack([np.arange(clip.num_frames) < w.window.num_valid for w in windows]),
+    )
+
+
+def window_masks(
+    logits_TKhw: torch.Tensor,
+    visible: VisibleObjects | None,
+    seen: MediaWindow,
+    *,
+    size_px: tuple[int, int],
+    threshold: float,
+    names: Sequence[str],
+) -> list[FrameMask]:
+    """The masks that a window adds to those of earlier ones, at ``size_px`` = (height, width).
+
+    visible: of this window (:meth:`VisibleObjects.window`), with the ``names`` of its categories;
+    None where nobody asked for objects. threshold: as in :func:`frame_mask`.
+    """
+    made = []
+    for t in seen.window.new:
+        mask = frame_mask(logits_TKhw[t], size_px=size_px, threshold=threshold)
+        objects = None
+        if visible is not None:
+            objects = objects_at(visible, (t,), names=names, size_px=size_px)
+        made.append(FrameMask(time_s=float(seen.frame_time_s[t]), mask=mask, objects=objects))
+    return made
 
 
 def window_sound(samples: np.ndarray | None, clip: ClipSpec, *, input_kind: str) -> np.ndarray:

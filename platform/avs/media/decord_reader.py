@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from avs.media.containers import check_container
 from avs.media.frames import resize_frames
 from avs.media.sampling import (
-    EPSILON_S,
     SampledFrames,
     SamplePlan,
     Sampling,
@@ -42,7 +41,7 @@ def read_with_decord(path: str | os.PathLike[str], plan: SamplePlan) -> SampledF
     if plan.sampling is Sampling.OFFICIAL:
         wanted = np.minimum([plan.index(k) for k in range(count)], len(times_s) - 1)
     else:
-        at_s = np.array([plan.at_s(k) for k in range(count)]) + EPSILON_S
+        at_s = np.array([plan.at_s(k) for k in range(count)]) + plan.tolerance_s
         wanted = np.maximum(np.searchsorted(times_s, at_s, side="right") - 1, 0)
     out: NDArray[np.uint8] | None = None
     frame = np.zeros((0, 0, 3), np.uint8)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,25 @@ from PIL import Image, UnidentifiedImageError
 
 from avs.errors import MediaError
 
-__all__ = ["MAX_FRAME_PIXELS", "open_image", "read_image", "resize_frames"]
+__all__ = [
+    "MAX_FRAME_PIXELS",
+    "SmallPicture",
+    "open_image",
+    "read_image",
+    "read_small_picture",
+    "resize_frames",
+]
 
 MAX_FRAME_PIXELS = 8192 * 8192
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SmallPicture:
+    """pixels: uint8 RGB [h, w, 3], resized; height_px, width_px: of the picture before."""
+
+    pixels: NDArray[np.uint8]
+    height_px: int
+    width_px: int
 
 
 def resize_frames(frames: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.uint8]:
@@ -82,12 +99,28 @@ def read_image(data: bytes | str | os.PathLike[str]) -> NDArray[np.uint8]:
     return np.array(open_image(data).convert("RGB"))
 
 
-def open_image(data: bytes | str | os.PathLike[str]) -> Image.Image:
+def read_small_picture(
+    path: str | os.PathLike[str], *, size_px: tuple[int, int], max_pixels: int
+) -> SmallPicture:
+    """A picture file resized to ``size_px`` = (height, width), as frames of a video are.
+
+    Raises MediaError, before anything is decoded for one of more than ``max_pixels``.
+    """
+    image = open_image(path, max_pixels=max_pixels)
+    pixels = np.asarray(image.convert("RGB"))[None]
+    return SmallPicture(
+        pixels=resize_frames(pixels, size_px)[0], height_px=image.height, width_px=image.width
+    )
+
+
+def open_image(
+    data: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_FRAME_PIXELS
+) -> Image.Image:
     """Decoded PIL image in its own mode; raises MediaError naming the file."""
     name = "image" if isinstance(data, bytes) else str(data)
     try:
         image = Image.open(io.BytesIO(data if isinstance(data, bytes) else Path(data).read_bytes()))
-        if image.width * image.height > MAX_FRAME_PIXELS:
+        if image.width * image.height > max_pixels:
             raise MediaError(f"{name}: picture of {image.width} x {image.height} is too large")
         image.load()
     except UnidentifiedImageError:

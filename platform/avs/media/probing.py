@@ -30,6 +30,7 @@ __all__ = [
     "display_size",
     "find_sound_stream",
     "find_video_stream",
+    "has_known_codec",
     "probe",
     "read_track",
 ]
@@ -124,6 +125,12 @@ def find_sound_stream(container: InputContainer) -> AudioStream | None:
     picture = container.streams.best("video")
     stream = container.streams.best("audio", related=picture)
     return stream if isinstance(stream, AudioStream) else None
+
+
+def has_known_codec(stream: AudioStream) -> bool:
+    """Whether the stream can be decoded at all; PyAV's annotation says that it always can."""
+    context: object = stream.codec_context
+    return context is not None
 
 
 def display_size(frame: VideoFrame, pixel_aspect: float) -> tuple[int, int]:

@@ -54,7 +54,7 @@ def _read_in_order(
 ) -> SampledFrames | None:
     """Frames from the first one, or from ``back_s`` before the first sample; None if not found."""
     container, _ = open_container(path)
-    collector = _Collector(plan, track)
+    collector = _Collector(str(path), plan, track)
     with container:
         stream = find_video_stream(str(path), container)
         stream.codec_context.thread_count = 1
@@ -66,7 +66,6 @@ def _read_in_order(
                 return None
             for frame in frames:
                 collector.add(frame)
-                check_length(path, collector.time_s, plan.max_duration_s)
                 if collector.is_complete:
                     break
             else:
@@ -76,7 +75,7 @@ def _read_in_order(
                 f"{path}: the picture is damaged after {collector.time_s:.2f} s "
                 f"({decoder_reason(error)})"
             ) from error
-    return collector.result(str(path), is_whole=back_s is None)
+    return collector.result(is_whole=back_s is None)
 
 
 def _frames_from(
@@ -114,10 +113,14 @@ def _chain(first: VideoFrame, rest: Iterator[VideoFrame]) -> Iterator[VideoFrame
 
 
 class _Collector:
-    """Takes frames in order and keeps the sampled ones, resized."""
+    """Takes frames in order and keeps the sampled ones, resized.
 
-    def __init__(self, plan: SamplePlan, track: VideoTrack) -> None:
+    Raises MediaError before it keeps one of a time past the limit: times may jump by years.
+    """
+
+    def __init__(self, path: str, plan: SamplePlan, track: VideoTrack) -> None:
         self.time_s = 0.0
+        self._path = path
         self._plan = plan
         self._track = track
         self._first_s: float | None = None
@@ -140,6 +143,7 @@ class _Collector:
     def add(self, frame: VideoFrame) -> None:
         """The next frame in display order."""
         now_s = self._time_of(frame)
+        check_length(self._path, now_s, self._plan.max_duration_s)
         while (
             self._previous is not None
             and not self.is_complete
@@ -156,13 +160,14 @@ class _Collector:
             return
         shown_s = float((self._previous.duration or 0) * (self._previous.time_base or 0))
         self._end_s = end_of_video(self.time_s, shown_s, self._track.fps)
+        check_length(self._path, self._end_s, self._plan.max_duration_s)
         while len(self._kept) < self._plan.num_samples(self._num_seen, self._end_s):
             self._keep(self._previous)
 
-    def result(self, path: str, *, is_whole: bool) -> SampledFrames:
+    def result(self, *, is_whole: bool) -> SampledFrames:
         """What was collected; raises MediaError when that is nothing."""
         if not self._kept or self._previous is None:
-            raise MediaError(f"{path}: the video stream holds no frame that can be decoded")
+            raise MediaError(f"{self._path}: the video stream holds no frame that can be decoded")
         return SampledFrames(
             frames=np.stack(self._kept),
             frame_time_s=self._plan.times(np.array(self._indices), self.time_s, self._end_s),

@@ -1,7 +1,7 @@
 """Decoding in a child process, so that a hostile or broken file harms no one else.
 
-The functions are those of :mod:`avs.media.video`, :mod:`avs.media.audio` and
-:mod:`avs.media.render`, with the same results and messages; a caller switches by its import. One
+The functions are those of :mod:`avs.media.video`, :mod:`avs.media.audio`, :mod:`avs.media.render`
+and :mod:`avs.media.matte`, with the same results and messages; a caller switches by its import. One
 child for every calling process is started at the first call and kept, and another for drawing,
 which may write files. It has no network, no credentials, little memory and a deadline. A file on
 which it crashes or hangs becomes a MediaError, and the next call finds a fresh decoder. Calls from
@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from avs.errors import MediaError
-from avs.media import audio, render, video
+from avs.media import audio, matte, render, video
 from avs.media.sandbox_child import CALLS
 from avs.media.sandbox_limits import DecoderGoneError, SandboxLimits, SandboxState
 from avs.media.sandbox_process import DecoderProcess
@@ -36,6 +36,7 @@ __all__ = [
     "decode_video",
     "decoder_busy_s",
     "draw_track",
+    "matte_track",
     "probe",
     "read_audio",
     "read_sound_track",
@@ -178,6 +179,7 @@ def _in_child(function: Callable[P, R], sandbox: Sandbox = _default) -> Callable
 
 decode_video = _in_child(video.decode_video)
 draw_track = _in_child(render.draw_track, _drawing)
+matte_track = _in_child(matte.matte_track, _drawing)
 probe = _in_child(video.probe)
 read_audio = _in_child(audio.read_audio)
 read_sound_track = _in_child(audio.read_sound_track)

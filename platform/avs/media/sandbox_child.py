@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from avs.errors import MediaError
 from avs.media.audio import read_audio, read_sound_track
 from avs.media.decord_reader import import_decord
+from avs.media.frames import read_small_picture
+from avs.media.matte import matte_track
 from avs.media.render import draw_track
 from avs.media.resampling import resample
 from avs.media.sandbox_confine import (
@@ -47,8 +49,10 @@ __all__ = ["CALLS", "main"]
 CALLS: dict[str, Callable[..., Any]] = {
     "decode_video": decode_video,
     "draw_track": draw_track,
+    "matte_track": matte_track,
     "probe": probe,
     "read_audio": read_audio,
+    "read_small_picture": read_small_picture,
     "read_sound_track": read_sound_track,
 }
 _PARENT_CHECK_S = 1.0

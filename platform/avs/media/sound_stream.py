@@ -17,6 +17,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from avs.media.containers import DECODER_ERRORS, decoder_reason
+from avs.media.probing import has_known_codec
 
 __all__ = ["SoundFrames", "from_int16", "mono_pieces", "to_int16"]
 
@@ -67,6 +68,9 @@ class SoundFrames:
 
     def __iter__(self) -> Iterator[AudioFrame]:
         is_first = True
+        if not has_known_codec(self._stream):
+            self.error = "its codec is unknown"
+            return
         try:
             self._stream.codec_context.thread_count = 1
             for frame in self._frames():

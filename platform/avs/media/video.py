@@ -66,6 +66,7 @@ def decode_video(
     num_frames: int | None = None,
     start_s: float = 0.0,
     times_s: tuple[float, ...] | None = None,
+    samples_per_s: int = 1,
     max_duration_s: float | None = None,
     with_audio: bool = True,
 ) -> DecodedVideo:
@@ -74,9 +75,10 @@ def decode_video(
     ``size_px`` = (height, width) or None for the displayed size. OFFICIAL takes frame
     int(k fps + 15/16 fps), fps rounded, for k < ``num_frames``, the last frame where there is none
     (``num_frames`` None: as many as there are); frame_time_s is index / fps. TIME takes the frame
-    shown at start_s + k + 15/16 s, at most ``num_frames``; N = max(1, floor(duration_s - start_s +
-    1/16)) and frame_time_s is that time, or the time of the last frame if a clip is shorter;
-    ``times_s`` gives other times of the video, one within each second from ``start_s`` on.
+    shown at start_s + (k + 15/16) / m s, at most ``num_frames``, with m = ``samples_per_s``; N =
+    max(1, floor((duration_s - start_s) m + 1/16)) and frame_time_s is that time, or the time of the
+    last frame if a clip is shorter; with m = 1 ``times_s`` gives other times of the video, one
+    within each second from ``start_s`` on.
     ``samples`` begin at ``start_s`` and are at most one second longer than the frames asked for,
     None without a sound track or with ``with_audio=False``. Raises MediaError: no video, damaged,
     longer than ``max_duration_s``, or over before ``start_s``.
@@ -96,6 +98,7 @@ def decode_video(
         fps=track.fps,
         start_s=start_s,
         times_s=times_s,
+        samples_per_s=samples_per_s,
     )
     sampled, decoder = _read_frames(path, plan, track)
     if sampled.end_s is not None:
@@ -107,7 +110,7 @@ def decode_video(
     warnings: tuple[str, ...] = ()
     if with_audio and track.has_audio:
         rest_s = max(0.0, info.duration_s - start_s)
-        sound_s = rest_s if num_frames is None else min(rest_s, num_frames)
+        sound_s = rest_s if num_frames is None else min(rest_s, num_frames / samples_per_s)
         samples, warnings = _read_sound(path, plan, track.start_s, sound_s + _SOUND_MARGIN_S)
     return DecodedVideo(
         frames=sampled.frames,
@@ -131,7 +134,8 @@ def _read_frames(
 
 def _is_worth_an_index(plan: SamplePlan, track: VideoTrack) -> bool:
     """Whether to let decord read all packets of the file first, which PyAV does not need."""
-    is_part = (track.duration_s or 0.0) > max(_LONG_S, plan.num_frames or math.inf)
+    wanted_s = (plan.num_frames or math.inf) / plan.samples_per_s
+    is_part = (track.duration_s or 0.0) > max(_LONG_S, wanted_s)
     return not is_part and plan.start_s == 0
 
 

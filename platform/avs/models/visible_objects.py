@@ -10,6 +10,7 @@ Shapes: B clips, T frames, N = B*T, K categories, h x w pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,6 +29,12 @@ class VisibleObjects:
     score: Tensor
     sounding: Tensor
     masks: Tensor
+
+    def window(self, slot: int) -> Self:
+        """Those of one clip of the batch: [T, K] and [T, K, h, w]."""
+        return type(self)(
+            score=self.score[slot], sounding=self.sounding[slot], masks=self.masks[slot]
+        )
 
 
 def visible_objects(objects: ObjectSets) -> VisibleObjects:

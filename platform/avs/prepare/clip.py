@@ -153,6 +153,7 @@ def _windows(
             path,
             size_px=fit.size_px,
             with_audio=uses_video_sound(source, config),
+            window_frames=config.num_frames,
             at_s=timed.at_s if len(timed) else None,
         )
         for seen in media_windows(map(part, pieces), window_frames=config.num_frames):

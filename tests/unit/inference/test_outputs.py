@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path, PurePosixPath
 
+import av
 import numpy as np
 import pytest
 from made_clips import write_video
@@ -98,7 +99,9 @@ def test_each_kind_is_written_and_named(video: Path, track: MaskTrack, tmp_path:
         "png/000000.png",
         "png/000001.png",
         "png/000002.png",
+        "masks.npz",
         "overlay.mp4",
+        "matte.mov",
     ]
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     assert found == sorted(names)
@@ -114,7 +117,13 @@ def test_only_what_is_asked_for_is_written(
     written = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
     assert sorted(written) == names
     assert {n.split("/")[0] for n in names} == {
-        {"rle_json": "masks.json", "png": "png", "overlay": "overlay.mp4"}[kind.value]
+        {
+            "rle_json": "masks.json",
+            "png": "png",
+            "npz": "masks.npz",
+            "overlay": "overlay.mp4",
+            "matte": "matte.mov",
+        }[kind.value]
     }
 
 
@@ -147,3 +156,42 @@ def test_the_overlay_shows_each_mask_in_its_second_and_keeps_the_sound(
         change = np.abs(painted[k] - plain[k]).mean(-1)
         inside = track.mask(k) > 0
         assert change[inside].mean() > 5 * change[~inside].mean()
+
+
+def test_npz_holds_the_masks_and_is_read_without_pickle(
+    video: Path, track: MaskTrack, tmp_path: Path
+) -> None:
+    write_outputs(track, tmp_path, [OutputKind.NPZ], video_path=str(video))
+    data = (tmp_path / "masks.npz").read_bytes()
+    with np.load(tmp_path / "masks.npz", allow_pickle=False) as found:
+        assert sorted(found.files) == ["class_names", "masks", "time_s"]
+        assert (found["masks"].dtype, found["time_s"].dtype) == (np.uint8, np.float64)
+        assert np.array_equal(found["masks"], np.stack([track.mask(k) for k in range(3)]))
+        assert found["time_s"].tolist() == [k + 15 / 16 for k in range(3)]
+        assert found["class_names"].tolist() == ["background", "sounding"]
+    assert len(data) < 3 * 48 * 80 / 2, "it is compressed"
+    write_outputs(track, tmp_path, [OutputKind.NPZ], video_path=str(video))
+    assert (tmp_path / "masks.npz").read_bytes() == data
+
+
+def test_npz_of_no_mask(video: Path, tmp_path: Path) -> None:
+    empty = MaskTrack.empty(("background", "é"))
+    empty.size_px = (4, 6)
+    write_outputs(empty, tmp_path, [OutputKind.NPZ], video_path=str(video))
+    with np.load(tmp_path / "masks.npz", allow_pickle=False) as found:
+        assert (found["masks"].shape, found["time_s"].shape) == ((0, 4, 6), (0,))
+        assert found["class_names"].tolist() == ["background", "é"]
+
+
+def test_the_matte_is_opaque_where_something_sounds(
+    video: Path, track: MaskTrack, tmp_path: Path
+) -> None:
+    write_outputs(track, tmp_path, [OutputKind.MATTE], video_path=str(video))
+    with av.open(str(tmp_path / "matte.mov")) as container:
+        assert [s.codec.canonical_name for s in container.streams] == ["qtrle"]
+        frames = list(container.decode(video=0))
+    assert [float(f.time or 0) for f in frames] == pytest.approx([n / 8 for n in range(24)])
+    for n, frame in enumerate(frames):
+        argb = frame.to_ndarray(format="argb")
+        assert np.array_equal(argb[..., 0] == 255, track.mask(n // 8) > 0)
+        assert set(np.unique(argb).tolist()) == {0, 255}

@@ -22,7 +22,7 @@ import pytest
 from media_clips import numbered_frames
 
 from avs.errors import DecoderError, MediaError
-from avs.media import audio, probing, render, sandbox, video
+from avs.media import audio, matte, probing, render, sandbox, video
 from avs.media.encoding import write_mp4
 from avs.media.sandbox import Sandbox, SandboxLimits, SandboxState
 from avs.media.video import DecodedVideo, Sampling
@@ -181,6 +181,7 @@ def test_a_video_without_sound_has_none(box: Sandbox, tmp_path: Path) -> None:
         (audio, "read_audio"),
         (audio, "read_sound_track"),
         (render, "draw_track"),
+        (matte, "matte_track"),
     ],
 )
 def test_functions_stand_in_for_the_direct_ones(module: object, name: str) -> None:
