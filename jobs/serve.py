@@ -18,13 +18,15 @@ from omegaconf import DictConfig
 
 from avs.config import parse
 from avs.serving.config import ServeConfig
-from avs.serving.tokens import token_digests
+from avs.serving.tokens import read_tokens
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="serve")
 def main(cfg: DictConfig) -> None:
     config = parse(cfg, ServeConfig)
-    token_digests(os.environ, host=config.host)  # an open door is refused before Ray starts
+    read_tokens(
+        os.environ, access=config.access, host=config.host
+    )  # an open door is refused before Ray starts
     with connect():
         from avs.serving.service import serve_checkpoint
 

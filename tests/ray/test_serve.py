@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from serving_service import ONE_WORKER, free_port, running, serve_config
 
 from avs.datasets.synthetic import Layout, SyntheticConfig, clip_plan, write_clip
 from avs.errors import AvsError, CheckpointError, ConfigError
@@ -32,37 +32,22 @@ from avs.serving.config import ServeConfig
 ROOT = Path(__file__).parents[2]
 MAX_BODY_BYTES = 400_000
 MAX_DURATION_S = 8.0
-LAPTOP = ScaleConfig(num_workers=1, cpus_per_worker=1, gpus_per_worker=0)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _config(checkpoint: Path, **changes: Any) -> ServeConfig:
-    values: dict[str, Any] = {
-        "checkpoint": str(checkpoint),
-        "host": "127.0.0.1",
-        "port": _free_port(),
+    usual: dict[str, Any] = {
         "max_body_bytes": MAX_BODY_BYTES,
         "max_duration_s": MAX_DURATION_S,
-        "upload_timeout_s": 30.0,
-        "request_timeout_s": 60.0,
         "max_queued_requests": 2,
-        "start_timeout_s": 200.0,
-        "scale": LAPTOP,
     }
-    return ServeConfig(**{**values, **changes})
+    return serve_config(checkpoint, **{**usual, **changes})
 
 
 @pytest.fixture(scope="module")
 def url(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Iterator[str]:
     request.getfixturevalue("ray_cluster")
-    yield service.start(_config(tiny_checkpoint), environ={})
-    service.stop()
+    with running(_config(tiny_checkpoint)) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +90,7 @@ def _error(response: httpx.Response) -> tuple[int, str, str]:
 def test_it_is_ready_when_started(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
-    assert client.get("/docs").status_code == 404
+    assert client.get("/docs").headers["content-type"].startswith("text/html")
 
 
 @pytest.mark.timeout(600)
@@ -130,7 +115,7 @@ def test_masks_equal_the_predictor_and_the_bucket_job(
         out=str(tmp_path),
         outputs=[OutputKind.RLE_JSON],
         threshold=0.5,
-        scale=LAPTOP,
+        scale=ONE_WORKER,
     )
     [row] = segment_bucket(job, say=lambda _: None)
     assert served == json.loads((tmp_path / row["folder"] / "masks.json").read_text())
@@ -271,7 +256,7 @@ def test_the_job_refuses_an_open_door(tiny_checkpoint: Path) -> None:
 def test_the_job_serves_with_tokens_until_it_is_told_to_stop(
     tiny_checkpoint: Path, video: Path
 ) -> None:
-    port = _free_port()
+    port = free_port()
     options = (f"checkpoint={tiny_checkpoint}", f"port={port}", "scale.num_workers=1")
     job = _job(*options, AVS_API_TOKENS="s3cret")
     try:
@@ -281,6 +266,7 @@ def test_the_job_serves_with_tokens_until_it_is_told_to_stop(
         )
         greeting = job.stdout.readline()
         assert f"ready at http://127.0.0.1:{port}" in greeting, job.communicate(timeout=60)
+        assert f"http://127.0.0.1:{port}/docs" in job.stdout.readline()
         assert "curl -H" in job.stdout.readline()
         assert "format=overlay" in job.stdout.readline()
         base = f"http://127.0.0.1:{port}"

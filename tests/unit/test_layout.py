@@ -29,6 +29,7 @@ ROOT_CONFIGS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 # Which parts know Ray: everything else runs and is measured on machines without it.
 RAY_ALLOWED = (
     "benchmark/bare_start.py",
+    "benchmark/serve_graph.py",
     "prepare/",
     "training/distributed.py",
     "training/ray_backend.py",
@@ -121,9 +122,11 @@ def _choices() -> list[Any]:
     for name in ROOT_CONFIGS:
         cases.append(pytest.param(name, [], id=name))
         defaults = OmegaConf.load(CONFIGS / f"{name}.yaml").get("defaults", [])
-        used = [g for item in defaults if OmegaConf.is_dict(item) for g in item if g in GROUPS]
-        for group in () if name in ONE_RUN else used:
-            for option in sorted(p.stem for p in (CONFIGS / group).glob("*.yaml")):
+        used = [g for item in defaults if OmegaConf.is_dict(item) for g in item]
+        known = [group for group in used if group.partition("@")[0] in GROUPS]
+        for group in () if name in ONE_RUN else known:
+            folder = CONFIGS / group.partition("@")[0]
+            for option in sorted(p.stem for p in folder.glob("*.yaml")):
                 case = pytest.param(name, [f"{group}={option}"], id=f"{name} {group}={option}")
                 cases.append(case)
     return cases
@@ -153,7 +156,7 @@ def test_every_variant_of_a_study_is_a_training(path: Path) -> None:
 
 
 def test_every_group_is_used_by_a_root_config() -> None:
-    used = {item.partition("=")[0] for case in _choices() for item in case.values[1]}
+    used = {re.split("[@=]", item)[0] for case in _choices() for item in case.values[1]}
     assert [group for group in GROUPS if group not in used] == []
 
 

@@ -8,6 +8,7 @@ from avs.datasets import DataConfig
 from avs.losses import LossConfig
 from avs.models import ModelConfig
 from avs.scale import ScaleConfig
+from avs.serving.config import ServingConfig
 from avs.training.config import InferenceConfig, LoopConfig
 from avs.tuning.config import SearchConfig
 
@@ -25,6 +26,7 @@ class DemoConfig:
     inference: InferenceConfig
     search: SearchConfig
     tune_epochs: int
+    serving: ServingConfig
     scale: ScaleConfig
     shard_clips: int
     seed: int

@@ -13,7 +13,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,21 +165,15 @@ class _Demo:
 
     def _serve(self, video: Path) -> bool:
         """Serve the checkpoint, send the video once, compare the masks with the job's."""
-        url = start(
-            ServeConfig(
-                checkpoint=self._checkpoint,
-                host="127.0.0.1",
-                port=_free_port(),
-                max_body_bytes=2**26,
-                max_duration_s=60,
-                upload_timeout_s=60,
-                request_timeout_s=120,
-                max_queued_requests=2,
-                start_timeout_s=180,
-                scale=self._config.scale,
-            ),
-            environ={},
+        serving = self._config.serving
+        config = ServeConfig(
+            **{field.name: getattr(serving, field.name) for field in fields(serving)},
+            checkpoint=self._checkpoint,
+            host="127.0.0.1",
+            port=_free_port(),
+            scale=self._config.scale,
         )
+        url, _ = start(config, environ={})
         try:
             answer = _post_file(f"{url}/v1/segment", video)
         finally:

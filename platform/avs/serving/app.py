@@ -1,158 +1,221 @@
-"""The HTTP interface as an ASGI app, without Ray: routes, names, errors.
+"""The HTTP interface as an ASGI app, without Ray: routes and errors.
 
-It talks to a ``Backend``; the ingress deployment gives one that calls the segmenter, tests give a
-made-up one. Nothing here decodes or computes, so the event loop is always free to answer probes.
+It talks to a ``Backend``; the ingress deployment gives one that calls decoders and segmenters,
+tests give a made-up one. Nothing here decodes or computes, so the event loop is always free to
+answer probes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, Protocol
-from urllib.parse import quote
+from typing import Any, Protocol
 
-from fastapi import FastAPI, File, Form, Query, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, WebSocket
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from avs import __version__
-from avs.inference.outputs import OutputKind
-from avs.serving.limits import Guard, Limits
+from avs.serving.answers import PartsResponse
+from avs.serving.api import DESCRIPTION, SEGMENT, document
+from avs.serving.choice import Choice
+from avs.serving.config import LimitsConfig
+from avs.serving.doors import Doors
+from avs.serving.guard import Guard, Limits, Places
+from avs.serving.live import LiveBackend, LiveLimits, serve_live
 from avs.serving.messages import (
-    FORMATS,
-    Answer,
+    ANSWERS,
     ApiError,
-    Refusal,
+    ModelInfo,
+    Options,
+    Part,
+    Upload,
     error_response,
-    parse_format,
 )
+from avs.serving.meters import Meters, timed
+from avs.serving.options import parse_options
+from avs.serving.pages import page_routes
+from avs.serving.tokens import Gate, Scope
+from avs.serving.uploads import Intake
 
-__all__ = ["Backend", "build_app", "client_name"]
+__all__ = ["Backend", "Service", "build_app"]
 
-_MAX_NAME_CHARS = 200
-# Annotations of routes are read from the module: a local name would silently not be found.
-_KNOWN = " or ".join(kind.value for kind in FORMATS)
-_OBJECTS = "Also tell every visible object and how much it sounds, and outline the silent ones."
-_PARAMETERS = ("format", "objects")
+_SPARE_THREADS = 8
 _logger = logging.getLogger(__name__)
 
 
-class Backend(Protocol):
+class Backend(LiveBackend, Protocol):
     """What answers behind the routes; may raise ApiError."""
 
-    async def segment(
-        self, data: bytes, *, name: str, kind: OutputKind, objects: bool
-    ) -> Answer | Refusal:
-        """Segment a video given as the bytes of its file; ``objects``: tell silent ones too."""
+    def segment(self, upload: Upload, options: Options) -> AsyncGenerator[Part, None]:
+        """Segment a video; the parts of the answer as they come."""
+
+    async def models(self) -> list[ModelInfo]:
+        """What is served."""
+
+    async def metrics(self) -> str:
+        """The metrics of all parts, as Prometheus reads them."""
 
     async def is_ready(self) -> bool:
         """Whether a warmed-up model waits for requests."""
 
 
-def build_app(backend: Backend, limits: Limits) -> FastAPI:
-    """The ASGI app: ``POST /v1/segment``, ``GET /healthz``, ``GET /readyz``, ``/openapi.json``."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """How the app behaves: what it takes, from whom, and where it tells of it."""
+
+    limits: LimitsConfig
+    max_open_requests: int
+    intake: Intake
+    gate: Gate
+    doors: Doors
+    live: LiveLimits
+    choice: Choice
+    meters: Meters
+
+
+def build_app(backend: Backend, service: Service) -> FastAPI:
+    """The ASGI app; docs and page load nothing from elsewhere. ``app.state.places`` are its open
+    requests."""
     app = FastAPI(
         title="avs",
         version=__version__,
+        description=DESCRIPTION,
         docs_url=None,  # FastAPI's page loads scripts from another site
         redoc_url=None,
-        form_limits={"max_files": 1, "max_fields": 4, "max_part_size": 1024},
+        routes=[*page_routes()],
+        lifespan=partial(_with_threads, num_threads=service.max_open_requests + _SPARE_THREADS),
     )
-    app.add_middleware(Guard, limits=limits)
+    limits = Limits(
+        max_body_bytes=service.limits.max_body_bytes,
+        upload_timeout_s=service.limits.upload_timeout_s,
+    )
+    app.add_middleware(_Defects)
+    places = Places(service.max_open_requests, meters=service.meters)
+    app.state.places = places
+    app.add_middleware(
+        Guard,
+        limits=limits,
+        places=places,
+        gate=service.gate,
+        doors=service.doors,
+        meters=service.meters,
+    )
     app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_broken_upload)
     app.add_exception_handler(Exception, _on_defect)
+    _add_probes(app, backend)
+    _add_segment(app, backend, service)
+    _add_models(app, backend, service)
+    _add_live(app, backend, service)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    return app
 
-    @app.get("/healthz")
+
+@asynccontextmanager
+async def _with_threads(_: FastAPI, *, num_threads: int) -> AsyncIterator[None]:
+    """Threads for what blocks, one for each request: a name server that never answers holds one."""
+    threads = ThreadPoolExecutor(num_threads)
+    asyncio.get_running_loop().set_default_executor(threads)
+    yield
+    threads.shutdown(wait=False)
+
+
+def _add_probes(app: FastAPI, backend: Backend) -> None:
+    @app.get("/healthz", tags=["probes"])
     async def healthz() -> dict[str, str]:
         """The process lives."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", tags=["probes"])
     async def readyz() -> dict[str, str]:
         """A model is loaded and warmed up (else 503)."""
         if not await backend.is_ready():
             raise ApiError(503, "not_ready", "the model is not loaded yet")
         return {"status": "ready"}
 
-    @app.post("/v1/segment", response_class=Response)
-    async def segment(
-        request: Request,
-        file: Annotated[UploadFile, File(description="The video.")],
-        in_query: Annotated[str | None, Query(alias="format", description=_KNOWN)] = None,
-        in_form: Annotated[str | None, Form(alias="format", description=_KNOWN)] = None,
-        objects: Annotated[bool, Query(description=_OBJECTS)] = False,
-        objects_in_form: Annotated[bool, Form(alias="objects", description=_OBJECTS)] = False,
-    ) -> Response:
-        """Masks of what sounds in a video, once a second: as JSON, or drawn over the video."""
-        _check_parameters(request)
-        kind = parse_format(in_query or in_form or OutputKind.RLE_JSON.value)
-        name = client_name(file.filename)
-        data = await file.read()
-        try:
-            async with asyncio.timeout(limits.request_timeout_s):
-                answer = await backend.segment(
-                    data, name=name, kind=kind, objects=objects or objects_in_form
-                )
-        except TimeoutError:
-            seconds = f"{limits.request_timeout_s:g} s"
-            raise ApiError(504, "timeout", f"{name} was not done within {seconds}") from None
-        if isinstance(answer, Refusal):
-            raise ApiError(answer.status, answer.code, answer.message)
-        return Response(answer.body, media_type=FORMATS[kind], headers=_headers(kind, name))
-
-    return app
+    @app.get("/metrics", tags=["probes"], response_class=PlainTextResponse)
+    async def metrics() -> str:
+        """The metrics of all parts, as Prometheus reads them; needs the scope admin."""
+        return await backend.metrics()
 
 
-def _check_parameters(request: Request) -> None:
-    """A misspelt one would otherwise be a plain answer."""
-    for name in request.query_params:
-        if name not in _PARAMETERS:
-            shown, known = client_name(name), " and ".join(_PARAMETERS)
-            raise ApiError(422, "unknown_parameter", f"{shown!r} is not known. Known: {known}.")
+def _add_segment(app: FastAPI, backend: Backend, service: Service) -> None:
+    @app.post("/v1/segment", tags=["segment"], response_class=Response, openapi_extra=SEGMENT)
+    async def segment(request: Request) -> Response:
+        """Masks of what sounds in a video."""
+        async with AsyncExitStack() as stack:
+            with timed(service.meters, "upload"):
+                upload, given = await stack.enter_async_context(service.intake.received(request))
+            options = parse_options(
+                given, max_duration_s=service.limits.max_duration_s, choose_model=service.choice
+            )
+
+            def told(status: int, reason: str) -> None:
+                service.meters.answered(status, options.format)
+                if reason:
+                    service.meters.rejected(reason)
+
+            return PartsResponse(
+                backend.segment(upload, options),
+                name=upload.name,
+                options=options,
+                timeout_s=service.limits.request_timeout_s,
+                cleanup=stack.pop_all(),
+                told=told,
+            )
 
 
-def client_name(filename: str | None) -> str:
-    """What a client calls its file, safe to show: no folders, no control characters, not endless.
+def _add_models(app: FastAPI, backend: Backend, service: Service) -> None:
+    @app.get("/v1/models", tags=["models"])
+    async def models() -> dict[str, Any]:
+        """What is served, with model cards and metrics, and what a request may cost."""
+        return {
+            "models": [info.to_json() for info in await backend.models()],
+            "limits": {
+                "max_body_bytes": service.limits.max_body_bytes,
+                "max_duration_s": service.limits.max_duration_s,
+                "max_pixels": service.limits.max_pixels,
+                "max_frames": service.limits.max_frames,
+                "formats": list(ANSWERS),
+                "live": True,
+            },
+        }
 
-    >>> client_name("../../C:\\\\clips\\\\a\\r\\nb.mp4")
-    'ab.mp4'
-    """
-    base = re.split(r"[/\\]", filename or "")[-1]
-    shown = "".join(c for c in base.encode("utf-8", "ignore").decode() if c.isprintable())
-    return shown.strip(" .")[:_MAX_NAME_CHARS] or "file"
 
+def _add_live(app: FastAPI, backend: Backend, service: Service) -> None:
+    @app.websocket("/v1/live")
+    async def live(websocket: WebSocket) -> None:
+        async def model(name: str | None) -> ModelInfo:
+            chosen = service.choice(name)
+            return next(info for info in await backend.models() if info.name == chosen)
 
-def _headers(kind: OutputKind, name: str) -> dict[str, str]:
-    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-    if kind is OutputKind.OVERLAY:
-        stem = name.rsplit(".", 1)[0] or "file"
-        plain = re.sub(r"[^A-Za-z0-9._-]", "_", stem)
-        headers["Content-Disposition"] = (
-            f'attachment; filename="{plain}-overlay.mp4"; '
-            f"filename*=UTF-8''{quote(stem, safe='')}-overlay.mp4"
+        def authorise(token: str | None) -> Any:
+            found = service.gate.identify(b"Bearer " + (token or "").encode("utf-8", "replace"))
+            service.gate.check_scope(found, Scope.SEGMENT)
+            return service.gate.counted(found)
+
+        await serve_live(
+            websocket,
+            backend=backend,
+            limits=service.live,
+            authorise=authorise,
+            models=model,
         )
-    return headers
 
 
 async def _on_api_error(_: Request, error: Any) -> Response:
     return error_response(error.status, error.code, error.message, error.headers)
-
-
-async def _on_invalid(_: Request, error: Any) -> Response:
-    """The first invalid field in words; never the input itself, which may be a whole file."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"][1:]) or "body"
-    if first["type"] == "missing":
-        hint = ": send the video as multipart field 'file'" if field == "file" else ""
-        return error_response(422, "missing_field", f"{field} is missing{hint}")
-    if field == "file":
-        return error_response(422, "invalid_field", "file must be a file part with a file name")
-    return error_response(422, "invalid_field", f"{field}: {first['msg']}")
 
 
 async def _on_http_error(_: Request, error: Any) -> Response:
@@ -160,6 +223,37 @@ async def _on_http_error(_: Request, error: Any) -> Response:
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_")
     return error_response(status.value, code, str(error.detail), error.headers)
+
+
+async def _on_broken_upload(*_: Any) -> Response:
+    """No defect, and nobody is there to read it."""
+    return error_response(400, "bad_request", "the upload broke off")
+
+
+class _Defects:
+    """Answers a defect behind the guard, whose headers are on every answer.
+
+    Starlette's own handler is in front of all middleware.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        has_started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        except Exception as error:
+            if has_started or scope["type"] != "http":
+                raise
+            response = await _on_defect(Request(scope), error)
+            await response(scope, receive, send)
 
 
 async def _on_defect(_: Request, error: Exception) -> Response:

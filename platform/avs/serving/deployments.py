@@ -1,134 +1,114 @@
-"""The Serve application: an HTTP ingress and the segmenters behind it.
+"""The Serve application: an HTTP ingress, decoders, and segmenters for each model.
 
-    client -> proxy -> Ingress (limits, form) -> by object reference -> Segmenter (1 at a time)
+    client -> proxy -> Ingress (limits, tokens) -> Decoder (CPU) -> Segmenter-NAME (CPU or GPU)
 
-A segmenter works in one thread of its own, so its replica still answers health checks, and a
-request that was given up while it waited is never begun. One that is being worked on runs to its
-end: PyTorch cannot be interrupted, and ``max_duration_s`` bounds it.
+Uploads travel by object reference or lie in scratch, windows by object reference, answers in parts
+back the same way. A checkpoint is user configuration of its segmenters, so a new one reaches the
+running replicas and none is started for it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
-import ray
-from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    ReplicaUnavailableError,
-)
-from ray.serve.handle import DeploymentHandle
+from ray.serve.config import AutoscalingConfig
 
-from avs.inference.outputs import OutputKind
-from avs.scale import ScaleConfig
-from avs.serving.app import build_app
-from avs.serving.limits import RETRY_AFTER_S, Limits, too_busy
-from avs.serving.messages import Answer, ApiError, Refusal
-from avs.serving.segmenter import VideoSegmenter
+from avs.serving.app import Service
+from avs.serving.config import ServeConfig
+from avs.serving.ingress import Ingress
+from avs.serving.parts import APP_NAME, DECODER, INGRESS, segmenter_name
+from avs.serving.replicas import Decoder, Segmenter
 
-__all__ = ["APP_NAME", "INGRESS_CPUS", "build_application"]
+__all__ = ["APP_NAME", "INGRESS_CPUS", "Plan", "Served", "build_application"]
 
-APP_NAME = "avs"
-SEGMENTER = "Segmenter"
 INGRESS_CPUS = 0.1  # it waits for others nearly all the time
 _CONSTRUCTOR_TRIES = 2  # Serve's default of 20 would loop on a broken checkpoint
-_READY_CACHE_S = 1.0
 _SPARE_REQUESTS = 32  # probes get through while the queue is full
+_VIDEOS_PER_DECODER = 4  # one waits for masks while another is decoded
+_KEEP_MARGIN_S = 30.0
 
 
-class Segmenter:
-    """One Predictor; created means warmed up."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How many replicas fit. windows_per_forward: of each model."""
 
-    def __init__(self, checkpoint: str, device: str, max_duration_s: float) -> None:
-        self._segment = VideoSegmenter(checkpoint, device=device, max_duration_s=max_duration_s)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="segment")
-
-    async def segment(
-        self, data: bytes, name: str, kind: OutputKind, objects: bool
-    ) -> Answer | Refusal:
-        """See :class:`VideoSegmenter`."""
-        work = partial(self._segment, data, name=name, kind=kind, objects=objects)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    num_segmenters: int
+    windows_per_forward: Mapping[str, int]
 
 
-class Ingress:
-    """The HTTP side: Serve runs the app that ``__serve_build_asgi_app__`` returns."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A checkpoint folder and the hash of what lay there when it was looked at."""
 
-    def __init__(self, segmenter: DeploymentHandle[Any], limits: Limits) -> None:
-        self._segmenter, self._limits = segmenter, limits
-        self._ready_until_s = 0.0
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_app(self, self._limits)
-
-    async def segment(
-        self, data: bytes, *, name: str, kind: OutputKind, objects: bool
-    ) -> Answer | Refusal:
-        """Hand the upload to a segmenter by reference."""
-        reference = await asyncio.to_thread(ray.put, data)
-        response = self._segmenter.segment.remote(reference, name, kind, objects)
-        try:
-            answer: Answer | Refusal = await response
-        except asyncio.CancelledError:
-            response.cancel()  # type: ignore[no-untyped-call]
-            raise
-        except BackPressureError:
-            raise too_busy() from None
-        except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError):
-            retry = {"Retry-After": f"{RETRY_AFTER_S}"}
-            raise ApiError(503, "unavailable", "no segmenter is there; try again", retry) from None
-        return answer
-
-    async def is_ready(self) -> bool:
-        """Whether a segmenter runs, which it does once warmed up; asked at most once a second."""
-        if time.monotonic() < self._ready_until_s:
-            return True
-        is_ready = await asyncio.to_thread(_runs_segmenter)
-        if is_ready:
-            self._ready_until_s = time.monotonic() + _READY_CACHE_S
-        return is_ready
-
-
-def _runs_segmenter() -> bool:
-    """Asks the controller and not the segmenters, which answer nothing while they compute."""
-    application = serve.status().applications.get(APP_NAME)
-    deployment = application.deployments.get(SEGMENTER) if application else None
-    states: Mapping[Any, int] = deployment.replica_states if deployment else {}
-    return states.get("RUNNING", 0) > 0  # Serve's annotation says ReplicaState, the keys are texts
+    uri: str
+    digest: str
 
 
 def build_application(
-    checkpoint: str,
-    *,
-    limits: Limits,
-    max_duration_s: float,
-    num_segmenters: int,
-    scale: ScaleConfig,
+    config: ServeConfig, *, checkpoints: Mapping[str, Served], plan: Plan, service: Service
 ) -> serve.Application:
-    """The application for ``serve.run``; ``checkpoint`` must be reachable from every node."""
-    segmenter = serve.deployment(
-        name=SEGMENTER,
-        num_replicas=num_segmenters,
-        ray_actor_options={
-            "num_cpus": scale.cpus_per_worker,
-            "num_gpus": scale.gpus_per_worker,
-        },
-        max_ongoing_requests=1,
-        max_queued_requests=limits.max_open_requests,
+    """The application for ``serve.run``; ``checkpoints`` by name, reachable from every node."""
+    segmenters = {
+        name: _segmenter(config, name, served, plan).bind(
+            name,
+            service.choice.shares[name],
+            config.scale.device,
+            config.limits.request_timeout_s + _KEEP_MARGIN_S,
+        )
+        for name, served in checkpoints.items()
+    }
+    decoder = serve.deployment(
+        name=DECODER,
+        num_replicas=config.decoders,
+        ray_actor_options={"num_cpus": config.decoder_cpus},
+        max_ongoing_requests=_VIDEOS_PER_DECODER,
+        max_queued_requests=service.max_open_requests,
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
-    )(Segmenter).bind(checkpoint, scale.device, max_duration_s)
+    )(Decoder)
+    bound_decoder = _steady(decoder).bind(segmenters, config.limits, service.intake.scratch)
     ingress = serve.deployment(
-        name="Ingress",
+        name=INGRESS,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
-        max_ongoing_requests=limits.max_open_requests + _SPARE_REQUESTS,
+        max_ongoing_requests=service.max_open_requests + _SPARE_REQUESTS,
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
     )(serve.ingress()(Ingress))
-    return ingress.bind(segmenter, limits)
+    return _steady(ingress).bind(bound_decoder, segmenters, service)
+
+
+def _segmenter(config: ServeConfig, name: str, served: Served, plan: Plan) -> serve.Deployment:
+    # Twice a batch: the next one waits in the replica while this one is computed.
+    num_ongoing = 2 * plan.windows_per_forward[name] + 2
+    size: dict[str, Any] = {"num_replicas": plan.num_segmenters}
+    if config.min_segmenters is not None and config.min_segmenters < plan.num_segmenters:
+        size = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=config.min_segmenters,
+                max_replicas=plan.num_segmenters,
+                target_ongoing_requests=plan.windows_per_forward[name] + 1,
+            )
+        }
+    segmenter = serve.deployment(
+        name=segmenter_name(name),
+        ray_actor_options={
+            "num_cpus": config.scale.cpus_per_worker,
+            "num_gpus": config.scale.gpus_per_worker,
+        },
+        max_ongoing_requests=num_ongoing,
+        max_constructor_retry_count=_CONSTRUCTOR_TRIES,
+        # With the hash, because other weights may come to lie in the same place.
+        user_config={"checkpoint": served.uri, "hash": served.digest},
+        **size,
+    )(Segmenter)
+    return _steady(segmenter)
+
+
+def _steady(deployment: serve.Deployment) -> serve.Deployment:
+    """A deployment whose replicas stay when the application is deployed again.
+
+    Ray 2.60 gives each ``serve.run`` a random version, which replaces all replicas, and lets
+    nobody say one but by this private option.
+    """
+    return deployment.options(version="1", _internal=True)

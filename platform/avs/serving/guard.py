@@ -1,4 +1,5 @@
-"""What is refused before a body is parsed: missing tokens, too many requests, too large bodies.
+"""What is refused before a body is parsed: foreign pages, missing tokens, too many or too large
+requests.
 
 Pure ASGI, because Serve and Starlette bound no file upload and FastAPI parses the form before any
 dependency runs: here a refused request costs no disk, no memory and no event-loop time.
@@ -6,78 +7,160 @@ dependency runs: here a refused request costs no disk, no memory and no event-lo
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from avs.serving import tokens
+from avs.serving.body import Body, too_large
+from avs.serving.doors import Doors
 from avs.serving.messages import ApiError, error_response
-from avs.serving.tokens import is_token_known
+from avs.serving.meters import Meters
+from avs.serving.tokens import Gate
 
-__all__ = ["OPEN_PATHS", "RETRY_AFTER_S", "Guard", "Limits"]
+__all__ = ["RETRY_AFTER_S", "Guard", "Limits", "Places", "too_busy"]
 
-# Probes of load balancers and of Kubernetes carry no token.
-OPEN_PATHS = frozenset(("/healthz", "/readyz"))
 RETRY_AFTER_S = 5
+_RETRY = {"Retry-After": f"{RETRY_AFTER_S}"}
+# Probes of load balancers and of Kubernetes carry no token and may use any name.
+_PROBES = frozenset(("/healthz", "/readyz"))
+# What a browser loads before anyone can type a token: it holds no secrets.
+_PAGE = ("/", "/page/", "/favicon.ico")
+# A person opens these: the browser's own log-in can carry the token.
+_SHOWN = ("/docs", "/openapi.json", "/metrics")
+_WITHOUT_BODY_BYTES = 100_000
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_SECURITY = {
+    "Content-Security-Policy": _CSP,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(self), geolocation=()",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """``max_open_requests``: worked on and waiting together. No ``token_digests`` = no tokens."""
+    """Of the body of a request."""
 
     max_body_bytes: int
-    max_open_requests: int
     upload_timeout_s: float
-    request_timeout_s: float
-    token_digests: tuple[bytes, ...]
+
+
+class Places:
+    """The open requests, worked on and waiting together; at the end no new ones are let in."""
+
+    def __init__(self, max_open: int, *, meters: Meters) -> None:
+        self._max_open, self._meters = max_open, meters
+        self._is_closed = False
+        self.num_open = 0
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._is_closed = True
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold one; raises ApiError 429 where all are taken, 503 at the end."""
+        if self._is_closed:
+            raise ApiError(503, "stopping", "the service is stopping", _RETRY)
+        if self.num_open >= self._max_open:
+            raise too_busy()
+        self.num_open += 1
+        self._meters.open_requests(self.num_open)
+        try:
+            yield
+        finally:
+            self.num_open -= 1
+            self._meters.open_requests(self.num_open)
 
 
 class Guard:
-    """ASGI middleware around everything but the probes."""
+    """ASGI middleware around everything."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
-        self._app, self._limits = app, limits
-        self._num_open = 0
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        places: Places,
+        gate: Gate,
+        doors: Doors,
+        meters: Meters,
+    ) -> None:
+        self._app, self._limits, self._gate, self._doors = app, limits, gate, doors
+        self._places, self._meters = places, meters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 401, 413, 429 or, while it arrives, 408."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        """Pass the request on, or answer it with 401, 403, 413, 429 or, while it arrives, 408."""
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        try:
-            self._check(scope)
-        except ApiError as error:
-            await _answer(error, scope, receive, send)
-            return
-        self._num_open += 1
-        try:
-            await self._forward(scope, receive, send)
-        finally:
-            self._num_open -= 1
-
-    def _check(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
-        limits = self._limits
-        authorization = headers.get(b"authorization", b"")
-        if limits.token_digests and not is_token_known(authorization, limits.token_digests):
-            raise ApiError(
-                401,
-                "unauthorized",
-                "give a known token as 'Authorization: Bearer TOKEN'",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        send = _with_headers(send, self._doors.cors(headers))
+        try:
+            if scope["type"] == "websocket":
+                self._check_doors(scope, headers)  # the token comes in its first message
+                with self._places.opened():
+                    await self._app(scope, receive, send)
+            elif scope["path"] in _PROBES:
+                await self._app(scope, receive, send)
+            elif _is_preflight(scope, headers):
+                self._check_doors(scope, headers)
+                await Response(status_code=204)(scope, receive, send)
+            else:
+                await self._pass(scope, receive, send, headers)
+        except ApiError as error:
+            self._meters.rejected(error.code)
+            await _refuse(error, scope, receive, send)
+
+    async def _pass(
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]
+    ) -> None:
+        self._check_doors(scope, headers)
+        path = scope["path"]
+        if _is_page(path):
+            await self._app(scope, receive, send)
+            return
+        token = self._gate.identify(headers.get(b"authorization", b""), with_basic=path in _SHOWN)
+        wanted = tokens.Scope.ADMIN if path == "/metrics" else None
+        if wanted is None and path.startswith("/v1/"):
+            wanted = tokens.Scope.SEGMENT
+        if wanted is not None:
+            self._gate.check_scope(token, wanted)
+        if scope["method"] in ("GET", "HEAD"):  # cheap: neither queued nor counted
+            await self._forward(scope, receive, send, max_bytes=_WITHOUT_BODY_BYTES)
+            return
+        self._check_length(headers)
+        with self._gate.counted(token), self._places.opened():
+            await self._forward(scope, receive, send, max_bytes=self._limits.max_body_bytes)
+
+    def _check_doors(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        self._doors.check_host(headers)
+        path, method = scope["path"], scope.get("method", "CONNECT")
+        is_shown = path in _SHOWN and path != "/metrics"
+        self._doors.check_page(headers, method=method, is_page=_is_page(path) or is_shown)
+
+    def _check_length(self, headers: Mapping[bytes, bytes]) -> None:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             raise ApiError(400, "bad_request", "Content-Length is not a number")
-        if int(length) > limits.max_body_bytes:
-            raise _too_large(limits)
-        if self._num_open >= limits.max_open_requests:
-            raise too_busy()
+        if int(length[:20]) > self._limits.max_body_bytes:
+            raise too_large(self._limits.max_body_bytes)
 
-    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, scope: Scope, receive: Receive, send: Send, *, max_bytes: int) -> None:
         """Count the body as it arrives; what the app makes of a refused one is dropped."""
-        body = _Body(receive, self._limits)
+        body = Body(receive, max_bytes=max_bytes, timeout_s=self._limits.upload_timeout_s)
         has_started = False
 
         async def guarded_send(message: Message) -> None:
@@ -92,54 +175,40 @@ class Guard:
             if error is not body.error:
                 raise
         if body.error is not None and not has_started:
-            await _answer(body.error, scope, receive, send)
-
-
-class _Body:
-    """A ``receive`` that counts bytes and time; ``error`` is set when one of them ran out."""
-
-    def __init__(self, receive: Receive, limits: Limits) -> None:
-        self._receive, self._limits = receive, limits
-        self._num_bytes = 0
-        self._is_whole = False
-        self._deadline_s = asyncio.get_running_loop().time() + limits.upload_timeout_s
-        self.error: ApiError | None = None
-
-    async def receive(self) -> Message:
-        """The next message; raises ApiError past a limit."""
-        if self._is_whole:
-            return await self._receive()  # waits for the client to leave
-        message = await self._in_time(self._receive)
-        if message["type"] == "http.request":
-            self._num_bytes += len(message.get("body", b""))
-            self._is_whole = not message.get("more_body", False)
-        if self._num_bytes > self._limits.max_body_bytes:
-            self.error = _too_large(self._limits)
-            raise self.error
-        return message
-
-    async def _in_time(self, receive: Callable[[], Awaitable[Message]]) -> Message:
-        try:
-            async with asyncio.timeout_at(self._deadline_s):
-                return await receive()
-        except TimeoutError:
-            seconds = self._limits.upload_timeout_s
-            self.error = ApiError(408, "upload_timeout", f"the upload took over {seconds:g} s")
-            raise self.error from None
+            raise body.error
 
 
 def too_busy() -> ApiError:
     """The answer when the queue is full."""
-    return ApiError(
-        429, "busy", "too many requests are waiting; try again", {"Retry-After": f"{RETRY_AFTER_S}"}
-    )
+    return ApiError(429, "busy", "too many requests are waiting; try again", _RETRY)
 
 
-def _too_large(limits: Limits) -> ApiError:
-    return ApiError(413, "too_large", f"the request is larger than {limits.max_body_bytes} bytes")
+def _is_page(path: str) -> bool:
+    return path in _PAGE or path.startswith("/page/")
 
 
-async def _answer(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+def _is_preflight(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    return scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+
+
+def _with_headers(send: Send, extra: Mapping[str, str]) -> Send:
+    """A ``send`` that adds the security headers to every answer."""
+
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers.update(_SECURITY)
+            headers.update(extra)
+            headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return with_headers
+
+
+async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":  # before it is accepted: the server answers 403
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+        return
     response = error_response(error.status, error.code, error.message, error.headers)
     response.headers["Connection"] = "close"  # the rest of the body is not read
     await response(scope, receive, send)

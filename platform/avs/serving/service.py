@@ -17,47 +17,51 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
-from ray.serve.schema import ApplicationStatus, LoggingConfig
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
 from avs.errors import AvsError, ConfigError
-from avs.inference.predictor import Predictor
-from avs.scale import ScaleConfig
 from avs.serving.config import ServeConfig
-from avs.serving.deployments import APP_NAME, INGRESS_CPUS, build_application
-from avs.serving.limits import Limits
-from avs.serving.tokens import TOKENS_VARIABLE, token_digests
-from avs.training.resolve import find_checkpoint
+from avs.serving.parts import APP_NAME
+from avs.serving.rollout import QUIET, Rollout
+from avs.serving.tokens import read_tokens
 
 __all__ = ["serve_checkpoint", "start", "stop"]
 
 _CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")  # name and namespace
 _POLL_S = 0.2
 _STOP_TIMEOUT_S = 30.0
+_DRAIN_TIMEOUT_S = 30.0
 
 
 def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None = None) -> None:
-    """Serve until Ctrl-C or SIGTERM, then shut Serve down. ``say`` prints unless given.
+    """Serve until Ctrl-C or SIGTERM, then finish what runs and shut Serve down.
+
+    SIGHUP, and ``reload_s`` by itself, look for newer checkpoints in the same places. ``say``
+    prints unless given.
 
     Raises:
         ConfigError, CheckpointError, AvsError: the service cannot start.
     """
     say = say or partial(print, flush=True)  # at once, into a log file too
+    look = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: look.set())
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        found = find_checkpoint(config.checkpoint)
-        say(f"serve: with {found}")
-        url = start(replace(config, checkpoint=found.uri))
+        url, rollout = start(config, say=say)
         try:
-            for line in _greeting(url, has_tokens=bool(os.environ.get(TOKENS_VARIABLE))):
+            for line in _greeting(url, has_tokens=rollout.has_tokens):
                 say(line)
-            threading.Event().wait()
+            while True:
+                look.wait(config.reload_s)
+                look.clear()
+                rollout.look()
         finally:
             stop()
     except KeyboardInterrupt:
@@ -66,44 +70,41 @@ def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None =
         signal.signal(signal.SIGTERM, previous)
 
 
-def start(config: ServeConfig, *, environ: Mapping[str, str] | None = None) -> str:
-    """Deploy and wait until a request would be answered; returns the base URL.
+def start(
+    config: ServeConfig,
+    *,
+    environ: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[str, Rollout]:
+    """Deploy and wait until a request would be answered; returns the base URL, and what takes over
+    newer checkpoints.
 
     Needs ``ray.init`` before. ``environ`` (``os.environ``) holds AVS_API_TOKENS.
 
     Raises:
         ConfigError: no tokens for an open address, a taken port, too few CPUs or GPUs.
-        CheckpointError: the checkpoint is missing, incomplete, of another version or does not fit.
+        CheckpointError: a checkpoint is missing, incomplete, of another version or does not fit.
         AvsError: Serve runs already, or the replicas did not come up.
     """
-    digests = token_digests(os.environ if environ is None else environ, host=config.host)
-    checkpoint = Predictor.from_checkpoint(config.checkpoint).checkpoint.uri
-    num_segmenters = _num_segmenters(config.scale)
+    environ = os.environ if environ is None else environ
+    tokens = read_tokens(environ, access=config.access, host=config.host)
+    if not tokens:
+        say(f"serve: no tokens: whoever can reach {config.host} on this machine may use it")
+    rollout = Rollout(config, tokens=tokens, say=say)
     _check_serve_is_free(config)
-    limits = Limits(
-        max_body_bytes=config.max_body_bytes,
-        max_open_requests=num_segmenters + config.max_queued_requests,
-        upload_timeout_s=config.upload_timeout_s,
-        request_timeout_s=config.request_timeout_s,
-        token_digests=digests,
-    )
-    application = build_application(
-        checkpoint,
-        limits=limits,
-        max_duration_s=config.max_duration_s,
-        num_segmenters=num_segmenters,
-        scale=config.scale,
-    )
+    rollout.scratch.clear()
     try:
-        _deploy(application, config)
+        _deploy(rollout, config)
     except BaseException:
         stop()
         raise
-    return _base_url(config)
+    return _base_url(config), rollout
 
 
 def stop() -> None:
-    """Shut Serve down: running requests end, replicas and proxies go. Does nothing without one."""
+    """Finish what runs, within ``_DRAIN_TIMEOUT_S``, then end replicas and proxies. Does nothing
+    where none are."""
+    _drain()
     # serve.shutdown alone waits in a call that the dying controller never answers, which Ray then
     # reports on the terminal as a failed task.
     try:
@@ -117,21 +118,31 @@ def stop() -> None:
     serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _deploy(application: serve.Application, config: ServeConfig) -> None:
+def _drain() -> None:
+    """Wait until nothing runs: Serve alone would end decoders under their requests."""
+    deadline_s = time.monotonic() + _DRAIN_TIMEOUT_S
+    try:
+        # A service that never came up has nothing to finish, and would keep a call waiting.
+        if serve.status().applications[APP_NAME].status is not ApplicationStatus.RUNNING:
+            return
+        ingress = serve.get_app_handle(APP_NAME)
+        while time.monotonic() < deadline_s:
+            if not ingress.drain.remote().result(timeout_s=_DRAIN_TIMEOUT_S):
+                return
+            time.sleep(_POLL_S)
+    except (KeyError, TimeoutError, ray.exceptions.RayError, RayServeException):
+        pass  # it is gone already, or going
+
+
+def _deploy(rollout: Rollout, config: ServeConfig) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(
-            host=config.host,
-            port=config.port,
-            # The last resort behind the app's own limits, which answer in words.
-            request_timeout_s=config.upload_timeout_s + config.request_timeout_s + 10,
-        ),
-        logging_config=quiet,
+        # No time limit here: it would end live sessions; the app has its own, which say why.
+        http_options=HTTPOptions(host=config.host, port=config.port),
+        logging_config=QUIET,
     )
-    target = serve.RunTarget(target=application, name=APP_NAME, logging_config=quiet)
-    serve.run_many([target], wait_for_applications_running=False)
+    rollout.deploy()
     deadline_s = time.monotonic() + config.start_timeout_s
     while trouble := _trouble(_base_url(config) + "/readyz"):
         if time.monotonic() > deadline_s:
@@ -194,23 +205,6 @@ def _is_serve_running() -> bool:
     return True
 
 
-def _num_segmenters(scale: ScaleConfig) -> int:
-    """``scale.num_workers``, or as many as fit into the cluster beside the ingress."""
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = there.get("CPU", 0.0) - INGRESS_CPUS, there.get("GPU", 0.0)
-    size = scale.num_workers
-    for each, total in ((scale.cpus_per_worker, cpus), (scale.gpus_per_worker, gpus)):
-        if each:
-            size = min(size, int(total / each))
-    if size < 1:
-        raise ConfigError(
-            f"scale asks for {scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs a "
-            f"segmenter, beside {INGRESS_CPUS} CPUs for the HTTP side; the cluster has "
-            f"{there.get('CPU', 0):g} CPUs and {gpus:g} GPUs: lower scale.cpus_per_worker."
-        )
-    return size
-
-
 def _base_url(config: ServeConfig) -> str:
     """Where this machine reaches the service: an address for "everywhere" is none to call."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
@@ -222,6 +216,7 @@ def _greeting(url: str, *, has_tokens: bool) -> list[str]:
     curl = f"curl {token}-F file=@VIDEO.mp4"
     return [
         f"serve: ready at {url} (Ctrl-C stops it)",
+        f"  page:    {url}/   (documentation: {url}/docs)",
         f"  masks:   {curl} {url}/v1/segment",
         f"  overlay: {curl} -o overlay.mp4 '{url}/v1/segment?format=overlay'",
     ]
