@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import signal
-import subprocess
-import sys
+import struct
+import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,22 +15,29 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving_service import ONE_WORKER, free_port, running, serve_config
+from PIL import Image
+from serving_service import ONE_WORKER, running, serve_config
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
+from avs import Client
 from avs.datasets.synthetic import Layout, SyntheticConfig, clip_plan, write_clip
 from avs.errors import AvsError, CheckpointError, ConfigError
 from avs.inference.bucket import segment_bucket
 from avs.inference.config import SegmentConfig
 from avs.inference.outputs import OutputKind
 from avs.inference.predictor import Predictor
+from avs.inference.track import MaskTrack
 from avs.media.encoding import write_mp4
+from avs.media.masks import read_index_mask
 from avs.media.video import Sampling, decode_video
 from avs.scale import ScaleConfig
 from avs.serving import service
 from avs.serving.config import ServeConfig
 
-ROOT = Path(__file__).parents[2]
 MAX_BODY_BYTES = 400_000
+SPOOL_ABOVE_BYTES = 60_000
 MAX_DURATION_S = 8.0
 
 
@@ -39,14 +46,20 @@ def _config(checkpoint: Path, **changes: Any) -> ServeConfig:
         "max_body_bytes": MAX_BODY_BYTES,
         "max_duration_s": MAX_DURATION_S,
         "max_queued_requests": 2,
+        "spool_above_bytes": SPOOL_ABOVE_BYTES,
     }
     return serve_config(checkpoint, **{**usual, **changes})
 
 
 @pytest.fixture(scope="module")
-def url(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Iterator[str]:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def url(request: pytest.FixtureRequest, tiny_checkpoint: Path, scratch: Path) -> Iterator[str]:
     request.getfixturevalue("ray_cluster")
-    with running(_config(tiny_checkpoint)) as url:
+    with running(_config(tiny_checkpoint, scratch=str(scratch))) as url:
         yield url
 
 
@@ -229,59 +242,100 @@ def test_a_wrong_configuration_is_refused_before_deploying(
         service.start(_config(tiny_checkpoint, scale=scale), environ={})
 
 
-def _job(*overrides: str, **environ: str) -> subprocess.Popen[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AVS_", "PYTHONUNB"))}
-    return subprocess.Popen(
-        [sys.executable, "jobs/serve.py", *overrides],
-        cwd=ROOT,
-        env={**clean, **environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.mark.timeout(600)
+def test_every_format_tells_the_same_masks(
+    client: httpx.Client, video: Path, tmp_path: Path
+) -> None:
+    data = video.read_bytes()
+    plain = _post(client, "a.mp4", data, params={"masks_per_s": "2"}).json()
+    track = MaskTrack.from_json(plain)
+    assert len(track) == 14
 
+    events = [
+        json.loads(line)
+        for line in _post(
+            client, "a.mp4", data, params={"format": "stream", "masks_per_s": "2"}
+        ).iter_lines()
+    ]
+    assert [e["event"] for e in events] == ["start", "masks", "masks", "end"]
+    assert [m for e in events[1:-1] for m in e["masks"]] == plain["masks"]
 
-@pytest.mark.timeout(120)
-def test_the_job_refuses_an_open_door(tiny_checkpoint: Path) -> None:
-    job = _job(f"checkpoint={tiny_checkpoint}", "host=0.0.0.0")
-    out, err = job.communicate(timeout=110)
-    assert job.returncode == 2
-    assert out == ""
-    assert err.splitlines()[-1].startswith("error: host=0.0.0.0")
-    assert "AVS_API_TOKENS" in err
-    assert len(err.splitlines()) == 1
+    npz = _post(client, "a.mp4", data, data={"format": "npz", "masks_per_s": "2"}).content
+    stored = np.load(io.BytesIO(npz))
+    assert (stored["masks"] == np.stack([track.mask(k) for k in range(14)])).all()
+
+    png = _post(client, "a.mp4", data, params={"format": "png", "masks_per_s": "2"}).content
+    with zipfile.ZipFile(io.BytesIO(png)) as archive:
+        pictures = [n for n in archive.namelist() if n.endswith(".png")]
+        assert len(pictures) == 14
+        assert (read_index_mask(archive.read(pictures[3])) == track.mask(3)).all()
+
+    matte = _post(client, "a.mp4", data, params={"format": "matte"})
+    assert matte.headers["content-type"] == "video/quicktime"
+    assert "a-matte.mov" in matte.headers["content-disposition"]
+    assert len(matte.content) == int(matte.headers["content-length"])
 
 
 @pytest.mark.timeout(600)
-def test_the_job_serves_with_tokens_until_it_is_told_to_stop(
-    tiny_checkpoint: Path, video: Path
+def test_the_client_of_the_package_gets_the_same(url: str, video: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    with Client(url) as client:
+        track = client.segment(video, progress=lambda p: seen.append(p.num_masks))
+        plain = client.segment(video)
+        target = client.save(video, tmp_path / "masks.npz", format="npz")
+        [model] = client.models()
+    assert track == plain
+    assert seen[-1] == 7
+    assert len(np.load(target)["masks"]) == 7
+    assert model["name"] == "default"
+    assert "Random weights for tests" in model["card"]
+
+
+@pytest.mark.timeout(600)
+def test_a_large_upload_lies_in_scratch_while_it_is_worked_on(
+    client: httpx.Client, video: Path, scratch: Path
 ) -> None:
-    port = free_port()
-    options = (f"checkpoint={tiny_checkpoint}", f"port={port}", "scale.num_workers=1")
-    job = _job(*options, AVS_API_TOKENS="s3cret")
-    try:
-        assert job.stdout is not None
-        assert job.stdout.readline() == f"serve: with {tiny_checkpoint}\n", job.communicate(
-            timeout=60
-        )
-        greeting = job.stdout.readline()
-        assert f"ready at http://127.0.0.1:{port}" in greeting, job.communicate(timeout=60)
-        assert f"http://127.0.0.1:{port}/docs" in job.stdout.readline()
-        assert "curl -H" in job.stdout.readline()
-        assert "format=overlay" in job.stdout.readline()
-        base = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=base, timeout=60, trust_env=False) as client:
-            data = video.read_bytes()
-            assert _error(_post(client, "a.mp4", data))[:2] == (401, "unauthorized")
-            headers = {"Authorization": "Bearer s3cret"}
-            assert _post(client, "a.mp4", data, headers=headers).status_code == 200
-        job.send_signal(signal.SIGTERM)
-        out, err = job.communicate(timeout=60)
-    finally:
-        job.kill()
-        job.wait()
-    assert job.returncode == 0, err
-    assert "s3cret" not in greeting + out + err
-    assert (out, err) == ("serve: stopped\n", "")
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{base}/healthz", trust_env=False)
+    padded = video.read_bytes() + b"\0\0\xf0\0free" + bytes(0xF000 - 8)  # a box without meaning
+    assert len(padded) > SPOOL_ABOVE_BYTES
+    plain = _post(client, "a.mp4", video.read_bytes())
+    assert _post(client, "a.mp4", padded).json() == plain.json()
+    deadline_s = time.monotonic() + 10
+    while [path for path in scratch.rglob("*") if path.is_file()]:  # removed behind the answer
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(600)
+def test_the_metrics_of_all_parts_are_told(client: httpx.Client, video: Path) -> None:
+    _post(client, "a.mp4", video.read_bytes())
+    deadline_s = time.monotonic() + 60
+    wanted = ("avs_stage_seconds", "avs_answered", "avs_batch_windows", 'stage="forward"')
+    while not all(word in (text := client.get("/metrics").text) for word in wanted):
+        assert time.monotonic() < deadline_s, text[-2000:]
+        time.sleep(0.5)  # Ray's agents gather every few seconds
+
+
+@pytest.mark.timeout(600)
+def test_a_camera_gets_masks_over_a_socket(client: httpx.Client, url: str, video: Path) -> None:
+    picture = io.BytesIO()
+    frames = decode_video(video, size_px=None, sampling=Sampling.TIME).frames
+    Image.fromarray(frames[0]).save(picture, "JPEG")
+    with connect(url.replace("http", "ws") + "/v1/live", proxy=None) as socket:
+        socket.send(json.dumps({"token": None, "model": None, "threshold": 0.5, "objects": False}))
+        ready = json.loads(socket.recv(timeout=60))
+        assert (ready["event"], ready["num_frames"]) == ("ready", 5)
+        for second in range(3):
+            sound = np.zeros(16000, "<i2").tobytes()
+            socket.send(b"\2" + struct.pack("<d", float(second)) + sound)
+            socket.send(b"\1" + struct.pack("<d", second + 1.0) + picture.getvalue())
+            answer = json.loads(socket.recv(timeout=60))
+            assert answer["event"] == "mask", answer
+            assert (answer["time_s"], answer["height"], answer["width"]) == (second + 1.0, 64, 96)
+            assert answer["latency_ms"] > 0
+    with (
+        pytest.raises(InvalidStatus),
+        connect(
+            url.replace("http", "ws") + "/v1/live", proxy=None, origin=Origin("http://evil.example")
+        ),
+    ):
+        pass

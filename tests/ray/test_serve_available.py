@@ -236,5 +236,5 @@ def test_stopping_finishes_what_runs(served: Served, video: bytes) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(served.post, video, masks_per_s="20")
         _wait(lambda: _is_busy("Decoder"))
-        service.stop()
+        service.stop(served.rollout)
         assert answer.result().status_code == 200

@@ -114,7 +114,7 @@ def build_app(backend: Backend, service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientDisconnect, _on_broken_upload)
     app.add_exception_handler(Exception, _on_defect)
-    _add_probes(app, backend)
+    _add_probes(app, backend, places)
     _add_segment(app, backend, service)
     _add_models(app, backend, service)
     _add_live(app, backend, service)
@@ -131,7 +131,7 @@ async def _with_threads(_: FastAPI, *, num_threads: int) -> AsyncIterator[None]:
     threads.shutdown(wait=False)
 
 
-def _add_probes(app: FastAPI, backend: Backend) -> None:
+def _add_probes(app: FastAPI, backend: Backend, places: Places) -> None:
     @app.get("/healthz", tags=["probes"])
     async def healthz() -> dict[str, str]:
         """The process lives."""
@@ -139,7 +139,10 @@ def _add_probes(app: FastAPI, backend: Backend) -> None:
 
     @app.get("/readyz", tags=["probes"])
     async def readyz() -> dict[str, str]:
-        """A model is loaded and warmed up (else 503)."""
+        """A model is loaded and warmed up (else 503), and new requests are let in."""
+        if places.is_closed:
+            code = "stopping" if places.num_open else "stopped"
+            raise ApiError(503, code, f"{places.num_open} requests are still open")
         if not await backend.is_ready():
             raise ApiError(503, "not_ready", "the model is not loaded yet")
         return {"status": "ready"}

@@ -48,9 +48,17 @@ class Served:
 
 
 def build_application(
-    config: ServeConfig, *, checkpoints: Mapping[str, Served], plan: Plan, service: Service
+    config: ServeConfig,
+    *,
+    checkpoints: Mapping[str, Served],
+    plan: Plan,
+    service: Service,
+    is_open: bool = True,
 ) -> serve.Application:
-    """The application for ``serve.run``; ``checkpoints`` by name, reachable from every node."""
+    """The application for ``serve.run``; ``checkpoints`` by name, reachable from every node.
+
+    ``is_open``: whether new requests are let in.
+    """
     segmenters = {
         name: _segmenter(config, name, served, plan).bind(
             name,
@@ -74,6 +82,7 @@ def build_application(
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         max_ongoing_requests=service.max_open_requests + _SPARE_REQUESTS,
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
+        user_config={"is_open": is_open},
     )(serve.ingress()(Ingress))
     return _steady(ingress).bind(bound_decoder, segmenters, service)
 

@@ -62,17 +62,17 @@ class Places:
 
     def __init__(self, max_open: int, *, meters: Meters) -> None:
         self._max_open, self._meters = max_open, meters
-        self._is_closed = False
+        self.is_closed = False
         self.num_open = 0
 
     def close(self) -> None:
         """Let nobody in any more."""
-        self._is_closed = True
+        self.is_closed = True
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold one; raises ApiError 429 where all are taken, 503 at the end."""
-        if self._is_closed:
+        if self.is_closed:
             raise ApiError(503, "stopping", "the service is stopping", _RETRY)
         if self.num_open >= self._max_open:
             raise too_busy()

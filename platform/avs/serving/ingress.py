@@ -59,11 +59,10 @@ class Ingress:
         self._app = build_app(self, self._service)
         return self._app
 
-    def drain(self) -> int:
-        """Let no new request in; how many are still open."""
-        places = self._app.state.places
-        places.close()
-        return int(places.num_open)
+    def reconfigure(self, user_config: Mapping[str, bool]) -> None:
+        """``is_open`` false: let no new request in; /readyz tells when the last one has ended."""
+        if not user_config["is_open"]:
+            self._app.state.places.close()
 
     async def segment(self, upload: Upload, options: Options) -> AsyncGenerator[Part, None]:
         """The parts of an answer; when a decoder dies another one goes on behind what was sent."""

@@ -210,7 +210,7 @@ class _Work:
         return check_info(info, name=self._name, limits=limits, max_duration_s=longest_s)
 
     def _seen(self, video: DecodedVideo) -> DecodedVideo:
-        refusal = self._checked(video.info)  # pictures may become larger than the first one
+        refusal = self._checked(video.info)  # the header may lie
         if refusal is not None:
             raise ApiError(refusal.status, refusal.code, refusal.message)
         self._track.note(video)

@@ -13,7 +13,7 @@ import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from avs.errors import AvsError, ConfigError
+from avs.errors import ConfigError
 from avs.inference.predictor import Predictor, checkpoint_hash
 from avs.serving.app import Service
 from avs.serving.choice import DEFAULT_MODEL, Choice
@@ -43,6 +43,7 @@ class Rollout:
         self, config: ServeConfig, *, tokens: Sequence[Token], say: Callable[[str], None]
     ) -> None:
         self._config, self._say = config, say
+        self.url = _base_url(config)
         self.has_tokens = bool(tokens)
         # By port: a service that starts clears its own folder, not that of another one beside it.
         self.scratch = Scratch(config.scratch or f"{default_scratch()}/avs-{config.port}")
@@ -63,10 +64,17 @@ class Rollout:
         self._plan = Plan(num_segmenters=num_segmenters, windows_per_forward=sizes)
         self._service = _service(config, tokens=tokens, plan=self._plan, scratch=self.scratch)
 
-    def deploy(self) -> None:
-        """Bring what is served to these checkpoints; returns before it is."""
+    def deploy(self, *, is_open: bool = True) -> None:
+        """Bring what is served to these checkpoints; returns before it is.
+
+        ``is_open``: whether new requests are let in.
+        """
         application = build_application(
-            self._config, checkpoints=self._served, plan=self._plan, service=self._service
+            self._config,
+            checkpoints=self._served,
+            plan=self._plan,
+            service=self._service,
+            is_open=is_open,
         )
         target = serve.RunTarget(target=application, name=APP_NAME, logging_config=QUIET)
         serve.run_many([target], wait_for_applications_running=False)
@@ -83,7 +91,7 @@ class Rollout:
             digest = checkpoint_hash(uri)
             if digest in (self._served[name].digest, self._refused.get(name)):
                 return False
-        except (AvsError, OSError) as error:
+        except Exception as error:  # whatever storage brings about, the service goes on
             self._say(f"serve: model={name}: the old checkpoint stays: {error}")
             return False
         try:
@@ -152,3 +160,9 @@ def _num_segmenters(config: ServeConfig, *, num_models: int) -> int:
             "scale.cpus_per_worker, decoders or decoder_cpus."
         )
     return size
+
+
+def _base_url(config: ServeConfig) -> str:
+    """Where this machine reaches the service: an address for "everywhere" is none to call."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"

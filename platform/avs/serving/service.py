@@ -63,7 +63,7 @@ def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None =
                 look.clear()
                 rollout.look()
         finally:
-            stop()
+            stop(rollout)
     except KeyboardInterrupt:
         say("serve: stopped")
     finally:
@@ -98,13 +98,14 @@ def start(
     except BaseException:
         stop()
         raise
-    return _base_url(config), rollout
+    return rollout.url, rollout
 
 
-def stop() -> None:
-    """Finish what runs, within ``_DRAIN_TIMEOUT_S``, then end replicas and proxies. Does nothing
-    where none are."""
-    _drain()
+def stop(rollout: Rollout | None = None) -> None:
+    """Finish what runs of ``rollout``, within ``_DRAIN_TIMEOUT_S``, then end replicas and proxies.
+    Does nothing where none are."""
+    if rollout is not None:
+        _drain(rollout)
     # serve.shutdown alone waits in a call that the dying controller never answers, which Ray then
     # reports on the terminal as a failed task.
     try:
@@ -118,20 +119,33 @@ def stop() -> None:
     serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _drain() -> None:
-    """Wait until nothing runs: Serve alone would end decoders under their requests."""
-    deadline_s = time.monotonic() + _DRAIN_TIMEOUT_S
+def _drain(rollout: Rollout) -> None:
+    """Wait until nothing runs: Serve alone would end decoders under their requests.
+
+    By HTTP, because a handle in the driver would keep a call to the controller open, which Ray
+    reports on the terminal when the controller goes.
+    """
     try:
-        # A service that never came up has nothing to finish, and would keep a call waiting.
+        # A service that never came up has nothing to finish.
         if serve.status().applications[APP_NAME].status is not ApplicationStatus.RUNNING:
             return
-        ingress = serve.get_app_handle(APP_NAME)
-        while time.monotonic() < deadline_s:
-            if not ingress.drain.remote().result(timeout_s=_DRAIN_TIMEOUT_S):
-                return
+        rollout.deploy(is_open=False)
+        deadline_s = time.monotonic() + _DRAIN_TIMEOUT_S
+        while time.monotonic() < deadline_s and "stopped" not in _ready_answer(rollout.url):
             time.sleep(_POLL_S)
-    except (KeyError, TimeoutError, ray.exceptions.RayError, RayServeException):
+    except (KeyError, OSError, ray.exceptions.RayError, RayServeException):
         pass  # it is gone already, or going
+
+
+def _ready_answer(url: str) -> str:
+    """What /readyz says, empty when it is ready; raises OSError where nobody answers."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(url + "/readyz", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read().decode(errors="replace")
+    return ""
 
 
 def _deploy(rollout: Rollout, config: ServeConfig) -> None:
@@ -144,7 +158,7 @@ def _deploy(rollout: Rollout, config: ServeConfig) -> None:
     )
     rollout.deploy()
     deadline_s = time.monotonic() + config.start_timeout_s
-    while trouble := _trouble(_base_url(config) + "/readyz"):
+    while trouble := _trouble(rollout.url):
         if time.monotonic() > deadline_s:
             raise AvsError(
                 f"the service did not start within start_timeout_s={config.start_timeout_s:g}: "
@@ -167,12 +181,10 @@ def _trouble(url: str) -> str:
         raise AvsError(f"the service could not start: {what or application.message}")
     if application.status is not ApplicationStatus.RUNNING:
         return what or application.status.value
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        opener.open(url, timeout=5).close()
+        return _ready_answer(url)
     except OSError as error:
         return f"GET {url}: {error}"
-    return ""
 
 
 def _check_serve_is_free(config: ServeConfig) -> None:
@@ -203,12 +215,6 @@ def _is_serve_running() -> bool:
     except ValueError:
         return False
     return True
-
-
-def _base_url(config: ServeConfig) -> str:
-    """Where this machine reaches the service: an address for "everywhere" is none to call."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-    return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
 
 
 def _greeting(url: str, *, has_tokens: bool) -> list[str]:
