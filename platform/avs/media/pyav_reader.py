@@ -124,6 +124,7 @@ class _Collector:
         self._plan = plan
         self._track = track
         self._first_s: float | None = None
+        self._display_px: tuple[int, int] | None = None
         self._num_seen = 0
         self._previous: VideoFrame | None = None
         self._resized: NDArray[np.uint8] | None = None
@@ -137,8 +138,9 @@ class _Collector:
         return self._plan.num_frames is not None and len(self._kept) >= self._plan.num_frames
 
     def set_first(self, frame: VideoFrame) -> None:
-        """The first frame of the video, whose time is zero."""
+        """The first frame of the video, whose time is zero and whose size is that of all."""
         self._first_s = frame.time
+        self._display_px = display_size(frame, self._track.pixel_aspect)
 
     def add(self, frame: VideoFrame) -> None:
         """The next frame in display order."""
@@ -150,6 +152,8 @@ class _Collector:
             and self._plan.is_past(len(self._kept), self._num_seen, now_s)
         ):
             self._keep(self._previous)
+        if self._display_px is None:
+            self._display_px = display_size(frame, self._track.pixel_aspect)
         self._previous, self._resized = frame, None
         self.time_s = now_s
         self._num_seen += 1
@@ -166,12 +170,12 @@ class _Collector:
 
     def result(self, *, is_whole: bool) -> SampledFrames:
         """What was collected; raises MediaError when that is nothing."""
-        if not self._kept or self._previous is None:
+        if not self._kept or self._display_px is None:
             raise MediaError(f"{self._path}: the video stream holds no frame that can be decoded")
         return SampledFrames(
             frames=np.stack(self._kept),
             frame_time_s=self._plan.times(np.array(self._indices), self.time_s, self._end_s),
-            display_px=display_size(self._previous, self._track.pixel_aspect),
+            display_px=self._display_px,
             end_s=self._end_s,
             num_decoded=self._num_seen if is_whole and self._end_s is not None else None,
         )
@@ -185,8 +189,9 @@ class _Collector:
 
     def _keep(self, frame: VideoFrame) -> None:
         if self._resized is None:
-            display_px = display_size(frame, self._track.pixel_aspect)
-            self._resized = resize_frames(upright(frame)[None], self._plan.size_px or display_px)[0]
+            size_px = self._plan.size_px or self._display_px
+            assert size_px is not None
+            self._resized = resize_frames(upright(frame)[None], size_px)[0]
         self._kept.append(self._resized)
         self._indices.append(self._num_seen - 1)
 

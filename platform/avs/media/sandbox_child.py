@@ -30,6 +30,7 @@ from avs.media.audio import read_audio, read_sound_track
 from avs.media.decord_reader import import_decord
 from avs.media.frames import read_small_picture
 from avs.media.matte import matte_track
+from avs.media.probing import read_track
 from avs.media.render import draw_track
 from avs.media.resampling import resample
 from avs.media.sandbox_confine import (
@@ -54,6 +55,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "read_audio": read_audio,
     "read_small_picture": read_small_picture,
     "read_sound_track": read_sound_track,
+    "read_track": read_track,
 }
 _PARENT_CHECK_S = 1.0
 _COMMON_RATES_HZ = (44100, 48000)

@@ -1,5 +1,5 @@
 """The first look at an uploaded file: what it is, and whether it is within the limits, before a
-picture more than the first one is decoded."""
+picture is decoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from avs.errors import MediaError
 from avs.media.containers import check_container
-from avs.media.probing import VideoInfo
+from avs.media.probing import VideoInfo, VideoTrack
 from avs.serving.config import LimitsConfig
 from avs.serving.messages import Refusal
 
@@ -33,16 +33,18 @@ def check_file(path: Path, *, name: str) -> Refusal | None:
 
 
 def check_info(
-    info: VideoInfo, *, name: str, limits: LimitsConfig, max_duration_s: float
+    info: VideoInfo | VideoTrack, *, name: str, limits: LimitsConfig, max_duration_s: float
 ) -> Refusal | None:
-    """Whether the header tells of a video within the limits."""
-    if info.duration_s > max_duration_s:
-        text = f"lasts {info.duration_s:.1f} s, at most {max_duration_s:g} s are taken"
+    """Whether the header, or later the decoder, tells of a video within the limits. Where a header
+    tells no length, the decoder stops at the limit."""
+    duration_s = info.duration_s or 0.0
+    if duration_s > max_duration_s:
+        text = f"lasts {duration_s:.1f} s, at most {max_duration_s:g} s are taken"
         return Refusal(422, "too_long", f"{name}: {text}")
     if info.width_px * info.height_px > limits.max_pixels:
         text = f"{info.width_px} x {info.height_px} px, at most {limits.max_pixels} are taken"
         return Refusal(422, "too_many_pixels", f"{name}: has pictures of {text}")
-    num_frames = max(info.num_frames or 0, int(info.duration_s * info.fps))
+    num_frames = max(info.num_frames or 0, int(duration_s * info.fps))
     if num_frames > limits.max_frames:
         text = f"has {num_frames} frames, at most {limits.max_frames} are taken"
         return Refusal(422, "too_many_frames", f"{name}: {text}")

@@ -1,4 +1,4 @@
-"""A finished track as the one file that a client asked for."""
+"""A finished track as the one document or file that a client asked for."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from avs.inference.outputs import OutputKind, write_outputs
 from avs.inference.track import MaskTrack
 
-__all__ = ["written"]
+__all__ = ["json_of", "written"]
 
 
-def written(track: MaskTrack, kind: str, folder: Path, *, video: Path, name: str) -> Path:
+def json_of(track: MaskTrack, *, name: str) -> bytes:
+    """A track as rle_json; ``name``: what its sender calls the video."""
+    return json.dumps({**track.to_json(), "video": name}, ensure_ascii=False).encode()
+
+
+def written(track: MaskTrack, kind: str, folder: Path, *, video: Path) -> Path:
     """Write a track into an empty folder; returns the file to send.
 
     ``kind``: an OutputKind. Raises MediaError where the video cannot be drawn on.
     """
-    if kind == OutputKind.RLE_JSON.value:
-        target = folder / "masks.json"
-        plain = {**track.to_json(), "video": name}
-        target.write_text(json.dumps(plain, ensure_ascii=False), encoding="utf-8")
-        return target
     names = write_outputs(track, folder, [OutputKind(kind)], video_path=str(video))
     if len(names) == 1 and kind != OutputKind.PNG.value:
         return folder / names[0]

@@ -22,18 +22,19 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from avs.errors import MediaError
+from avs.inference.outputs import OutputKind
 from avs.inference.track import MaskTrack, TimedMask
 from avs.inference.window import window_arrays, window_masks
 from avs.media.pieces import PIECE_S, MediaWindow, decode_pieces, media_rounds, part_of
-from avs.media.probing import VideoInfo
+from avs.media.probing import VideoInfo, VideoTrack, read_track
 from avs.media.sampling import native_rate
 from avs.media.sandbox import Sandbox
-from avs.media.video import DecodedVideo, decode_video, probe
+from avs.media.video import DecodedVideo, decode_video
 from avs.serving.config import LimitsConfig
 from avs.serving.messages import STREAM, ApiError, Head, Options, Part, Refusal
 from avs.serving.meters import Meters, timed
 from avs.serving.opening import check_file, check_info, public_text
-from avs.serving.outcome import written
+from avs.serving.outcome import json_of, written
 from avs.serving.spec import ModelSpec, WindowAnswer, WindowJob
 
 __all__ = ["Forward", "VideoPipeline"]
@@ -103,16 +104,14 @@ class _Work:
         refusal = check_file(self._path, name=self._name)
         if refusal is not None:
             return refusal
-        with timed(self._pipeline.meters, "probe"):
-            info: VideoInfo = await self._pipeline.run(
-                self._pipeline.sandbox.call, probe, str(self._path)
+        with timed(self._pipeline.meters, "open"):
+            track: VideoTrack = await self._pipeline.run(
+                self._pipeline.sandbox.call, read_track, str(self._path)
             )
-        refusal = self._checked(info)
+        refusal = self._checked(track)
         if refusal is None:
-            self._rate = self._options.masks_per_s or native_rate(info.fps)
+            self._rate = self._options.masks_per_s or native_rate(track.fps)
             self._track = MaskTrack.empty(self._spec.clip.class_names, masks_per_s=self._rate)
-            self._track.size_px = (info.height_px, info.width_px)
-            self._track.duration_s = info.duration_s
         return refusal
 
     async def file(self) -> AsyncGenerator[Part, None]:
@@ -121,6 +120,11 @@ class _Work:
             async for found in rounds:
                 self._track.masks += found
         self._finish()
+        if self._options.format == OutputKind.RLE_JSON.value:
+            body = await self._pipeline.run(json_of, self._track, name=self._name)
+            yield Head(self._spec.info.checkpoint, len(body))
+            yield body
+            return
         with tempfile.TemporaryDirectory(dir=self._path.parent) as folder:
             with timed(self._pipeline.meters, "write"):
                 target = await self._pipeline.run(
@@ -129,7 +133,6 @@ class _Work:
                     self._options.format,
                     Path(folder),
                     video=self._path,
-                    name=self._name,
                 )
             yield Head(self._spec.info.checkpoint, target.stat().st_size)
             with target.open("rb") as file:
@@ -139,26 +142,26 @@ class _Work:
     async def stream(self) -> AsyncGenerator[Part, None]:
         """A line of JSON per round."""
         yield Head(self._spec.info.checkpoint, None)
-        head = {k: v for k, v in self._track.to_json().items() if k not in ("masks", "format")}
-        info = self._spec.info
-        said = {"video": self._name, "model": info.name, "checkpoint": info.checkpoint}
-        yield _line("start", head | said)
         num_masks = 0
         async with aclosing(self._rounds(piece_s=_STREAM_PIECE_S)) as rounds:
             async for found in rounds:
-                self._track.masks += found
-                masks = self._track.to_json()["masks"]
-                self._track.masks.clear()
-                num_masks += len(masks)
-                yield _line("masks", {"masks": masks})
+                if not num_masks:
+                    yield self._start()
+                num_masks += len(found)
+                plain = replace(self._track, masks=found).to_json()
+                yield _line("masks", {"masks": plain["masks"]})
         self._finish()
         yield _line("end", {"num_masks": num_masks, "warnings": self._track.warnings})
+
+    def _start(self) -> bytes:
+        head = {k: v for k, v in self._track.to_json().items() if k not in ("masks", "format")}
+        info = self._spec.info
+        said = {"video": self._name, "model": info.name, "checkpoint": info.checkpoint}
+        return _line("start", head | said)
 
     def _finish(self) -> None:
         if not self._has_sound:
             self._track.warnings.append("no sound track: treated as silence")
-        told = [public_text(w, self._path, self._name) for w in self._track.warnings]
-        self._track.warnings[:] = told
 
     async def _rounds(self, *, piece_s: int) -> AsyncGenerator[list[TimedMask], None]:
         """The masks of each round in the order of time, a few windows ahead of the one given."""
@@ -205,7 +208,7 @@ class _Work:
             samples_per_s=self._rate,
         )
 
-    def _checked(self, info: VideoInfo) -> Refusal | None:
+    def _checked(self, info: VideoInfo | VideoTrack) -> Refusal | None:
         limits, longest_s = self._pipeline.limits, self._options.max_duration_s
         return check_info(info, name=self._name, limits=limits, max_duration_s=longest_s)
 
@@ -213,7 +216,8 @@ class _Work:
         refusal = self._checked(video.info)  # the header may lie
         if refusal is not None:
             raise ApiError(refusal.status, refusal.code, refusal.message)
-        self._track.note(video)
+        told = tuple(public_text(w, self._path, self._name) for w in video.warnings)
+        self._track.note(replace(video, warnings=told))
         self._has_sound = self._has_sound or video.samples is not None
         return video
 
