@@ -181,5 +181,5 @@ class ServeConfig(ServingConfig):
                 )
             if not 0 <= extra.share <= 1:
                 raise ConfigError(f"models.{name}.share={extra.share} must lie between 0 and 1.")
-        if sum(extra.share for extra in self.models.values()) > 1:
+        if sum(extra.share for extra in self.models.values()) > 1 + 1e-9:  # of rounding
             raise ConfigError("models: the shares add up to more than 1.")

@@ -91,7 +91,9 @@ def openapi_parameters() -> list[dict[str, Any]]:
 
 
 def _format(given: Mapping[str, Any]) -> str:
-    value = given.get("format") or "rle_json"
+    value = given.get("format", "rle_json")
+    if value == "":  # an empty field of a form
+        value = "rle_json"
     if not isinstance(value, str) or value not in ANSWERS:
         raise ApiError(
             422,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -32,4 +33,5 @@ def written(track: MaskTrack, kind: str, folder: Path, *, video: Path) -> Path:
         for written_name in names:
             # Without the date of now: the same masks are the same bytes.
             file.writestr(zipfile.ZipInfo(written_name), (folder / written_name).read_bytes())
+    shutil.rmtree(folder / "png")  # here, in a thread: there may be thousands
     return archive
