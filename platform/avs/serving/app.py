@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -157,12 +157,17 @@ def _add_segment(app: FastAPI, backend: Backend, service: Service) -> None:
     @app.post("/v1/segment", tags=["segment"], response_class=Response, openapi_extra=SEGMENT)
     async def segment(request: Request) -> Response:
         """Masks of what sounds in a video."""
-        async with AsyncExitStack() as stack:
-            with timed(service.meters, "upload"):
-                upload, given = await stack.enter_async_context(service.intake.received(request))
-            options = parse_options(
+
+        def parsed(given: Mapping[str, Any]) -> Options:
+            return parse_options(
                 given, max_duration_s=service.limits.max_duration_s, choose_model=service.choice
             )
+
+        async with AsyncExitStack() as stack:
+            with timed(service.meters, "upload"):
+                received = service.intake.received(request, check=parsed)
+                upload, given = await stack.enter_async_context(received)
+            options = parsed(given)
 
             def told(status: int, reason: str) -> None:
                 service.meters.answered(status, options.format)

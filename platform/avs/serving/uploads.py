@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +43,14 @@ class Intake:
     https: bool
 
     @asynccontextmanager
-    async def received(self, request: Request) -> AsyncIterator[tuple[Upload, dict[str, Any]]]:
+    async def received(
+        self, request: Request, *, check: Callable[[dict[str, Any]], object] = lambda _: None
+    ) -> AsyncIterator[tuple[Upload, dict[str, Any]]]:
         """The upload and the options of a request; what was spooled is removed at the end.
 
         Raises:
-            ApiError: the body is no form with a file and no JSON with an address.
+            ApiError: the body is no form with a file and no JSON with an address; and what
+                ``check`` raises of the options, before anything is fetched.
         """
         given = _once(request.query_params.multi_items())
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -56,11 +59,13 @@ class Intake:
             url = plain.pop("url", None)
             if not isinstance(url, str):
                 raise ApiError(422, "missing_field", 'url is missing: send {"url": "https://..."}')
+            options = _merged(given, plain)
+            check(options)
             with self.scratch.folder() as folder:
                 target = folder / "download"
                 name = await self._fetched(url, target)
                 async with self._kept(target, name) as upload:
-                    yield upload, _merged(given, plain)
+                    yield upload, options
             return
         async with _form(request) as form:
             items = _once(form.multi_items())
