@@ -23,7 +23,7 @@ from websockets.typing import Origin
 
 from avs import Client
 from avs.datasets.synthetic import Layout, SyntheticConfig, clip_plan, write_clip
-from avs.errors import AvsError, CheckpointError, ConfigError
+from avs.errors import AvsError
 from avs.inference.bucket import segment_bucket
 from avs.inference.config import SegmentConfig
 from avs.inference.outputs import OutputKind
@@ -32,7 +32,6 @@ from avs.inference.track import MaskTrack
 from avs.media.encoding import write_mp4
 from avs.media.masks import read_index_mask
 from avs.media.video import Sampling, decode_video
-from avs.scale import ScaleConfig
 from avs.serving import service
 from avs.serving.config import ServeConfig
 
@@ -229,20 +228,6 @@ def test_a_second_service_is_refused(url: str, tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_wrong_configuration_is_refused_before_deploying(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match="AVS_API_TOKENS"):
-        service.start(_config(tiny_checkpoint, host="0.0.0.0"), environ={})
-    with pytest.raises(CheckpointError, match="does not exist"):
-        service.start(_config(tmp_path / "nothing"), environ={})
-    scale = ScaleConfig(num_workers=1, cpus_per_worker=64, gpus_per_worker=0)
-    with pytest.raises(ConfigError, match=r"lower scale\.cpus_per_worker"):
-        service.start(_config(tiny_checkpoint, scale=scale), environ={})
-
-
-@pytest.mark.timeout(600)
 def test_every_format_tells_the_same_masks(
     client: httpx.Client, video: Path, tmp_path: Path
 ) -> None:
@@ -299,8 +284,8 @@ def test_a_large_upload_lies_in_scratch_while_it_is_worked_on(
     assert len(padded) > SPOOL_ABOVE_BYTES
     plain = _post(client, "a.mp4", video.read_bytes())
     assert _post(client, "a.mp4", padded).json() == plain.json()
-    deadline_s = time.monotonic() + 10
-    while [path for path in scratch.rglob("*") if path.is_file()]:  # removed behind the answer
+    deadline_s = time.monotonic() + 10  # it is removed behind the answer
+    while [p for p in scratch.rglob("*") if p.is_file() and "checkpoints" not in p.parts]:
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
 

@@ -143,12 +143,8 @@ def _is_busy(part: str) -> bool:
     return bool(ray.get(_replica(part)[1].get_num_ongoing_requests.remote()) > 0)
 
 
-@pytest.mark.parametrize("part", ["Segmenter-default", "Decoder"])
-def test_a_killed_replica_loses_no_request(
-    served: Served, video: bytes, load: Any, part: str
-) -> None:
-    expected = served.post(video).content
-    _wait(lambda: _is_busy(part))
+def _kill(part: str) -> None:
+    """Kill the replica of a deployment, and wait for the one that takes its place."""
     name, actor = _replica(part)
     ray.kill(actor)
 
@@ -159,6 +155,15 @@ def test_a_killed_replica_loses_no_request(
             return False
 
     _wait(is_replaced)
+
+
+@pytest.mark.parametrize("part", ["Segmenter-default", "Decoder"])
+def test_a_killed_replica_loses_no_request(
+    served: Served, video: bytes, load: Any, part: str
+) -> None:
+    expected = served.post(video).content
+    _wait(lambda: _is_busy(part))
+    _kill(part)
     assert served.post(video).content == expected
     answers = load()
     assert {(r.status_code, r.text[:300] if r.status_code != 200 else "") for r in answers} == {
@@ -210,6 +215,8 @@ def test_a_bad_checkpoint_is_refused_while_the_old_one_goes_on(
         after = served.post(video)
         assert after.content == before.content
         assert after.headers["x-avs-checkpoint"] == before.headers["x-avs-checkpoint"]
+        _kill("Segmenter-default")  # the next one finds no good checkpoint in the old place
+        assert served.post(video).content == before.content
     finally:
         weights.write_bytes(good)
 

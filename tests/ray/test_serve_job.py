@@ -11,9 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_service import ROOT, free_port
+from serving_service import ROOT, free_port, serve_config
 
 from avs.datasets.synthetic import Layout, SyntheticConfig, clip_plan, write_clip
+from avs.errors import CheckpointError, ConfigError
+from avs.scale import ScaleConfig
+from avs.serving import service
 
 TOKEN = {"Authorization": "Bearer s3cret"}
 
@@ -28,6 +31,20 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     write_clip(root, spec, config)
     [path] = root.rglob("*.mp4")
     return path.read_bytes()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_wrong_configuration_is_refused_before_deploying(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="AVS_API_TOKENS"):
+        service.start(serve_config(tiny_checkpoint, host="0.0.0.0"), environ={})
+    with pytest.raises(CheckpointError, match="does not exist"):
+        service.start(serve_config(tmp_path / "nothing"), environ={})
+    scale = ScaleConfig(num_workers=1, cpus_per_worker=64, gpus_per_worker=0)
+    with pytest.raises(ConfigError, match=r"lower scale\.cpus_per_worker"):
+        service.start(serve_config(tiny_checkpoint, scale=scale), environ={})
 
 
 def _job(*overrides: str, **environ: str) -> subprocess.Popen[str]:
@@ -80,6 +97,7 @@ def test_the_job_serves_with_tokens_until_it_is_told_to_stop(
         job.send_signal(signal.SIGHUP)
         refused = job.stdout.readline()
         assert "is refused, the old one stays" in refused
+        assert "no other checkpoint is taken over" in job.stdout.readline()
         with httpx.Client(base_url=base, timeout=60, trust_env=False) as client:
             assert client.post("/v1/segment", files=files, headers=TOKEN).status_code == 200
         job.send_signal(signal.SIGTERM)
@@ -89,6 +107,8 @@ def test_the_job_serves_with_tokens_until_it_is_told_to_stop(
         job.wait()
     assert job.returncode == 0, err
     assert "s3cret" not in greeting + out + err
-    assert (out, err) == ("serve: stopped\n", "")
+    finishing, *rest = out.splitlines()
+    assert "finishing what runs" in finishing
+    assert (rest, err) == (["serve: stopped"], "")
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{base}/healthz", trust_env=False)

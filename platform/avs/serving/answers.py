@@ -61,12 +61,14 @@ class PartsResponse(Response):
             if work.done():
                 work.result()
         finally:
-            for task in (work, leaving):
-                task.cancel()
-            await asyncio.gather(work, leaving, return_exceptions=True)
-            with suppress(Exception):  # of a source that was stopped in the middle
-                await self._parts.aclose()
-            await self._cleanup.aclose()
+            try:
+                for task in (work, leaving):
+                    task.cancel()
+                await asyncio.gather(work, leaving, return_exceptions=True)
+                with suppress(Exception):  # of a source that was stopped in the middle
+                    await self._parts.aclose()
+            finally:  # also when this is cancelled once more
+                await self._cleanup.aclose()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         error: ApiError

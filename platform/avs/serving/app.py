@@ -110,7 +110,13 @@ def build_app(backend: Backend, service: Service) -> FastAPI:
         doors=service.doors,
         meters=service.meters,
     )
-    app.add_exception_handler(ApiError, _on_api_error)
+
+    async def on_api_error(_: Request, error: Any) -> Response:
+        service.meters.rejected(error.code)
+        error.is_counted = True
+        return error_response(error.status, error.code, error.message, error.headers)
+
+    app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientDisconnect, _on_broken_upload)
     app.add_exception_handler(Exception, _on_defect)
@@ -220,10 +226,6 @@ def _add_live(app: FastAPI, backend: Backend, service: Service) -> None:
             authorise=authorise,
             models=model,
         )
-
-
-async def _on_api_error(_: Request, error: Any) -> Response:
-    return error_response(error.status, error.code, error.message, error.headers)
 
 
 async def _on_http_error(_: Request, error: Any) -> Response:

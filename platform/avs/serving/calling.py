@@ -16,7 +16,7 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
 )
 
-from avs.serving.guard import RETRY_AFTER_S, too_busy
+from avs.serving.guard import too_busy
 from avs.serving.messages import ApiError
 
 __all__ = ["GONE", "TRIES", "call", "pause", "unavailable"]
@@ -54,5 +54,4 @@ async def pause(attempt: int) -> None:
 
 def unavailable() -> ApiError:
     """The answer when no replica does the work."""
-    retry = {"Retry-After": f"{RETRY_AFTER_S}"}
-    return ApiError(503, "unavailable", "no decoder or segmenter is there; try again", retry)
+    return ApiError(503, "unavailable", "no decoder or segmenter is there; try again")

@@ -6,6 +6,7 @@ from the environment variable AVS_API_TOKENS or from ``access.tokens_file``, whi
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from avs.errors import ConfigError
@@ -82,6 +83,11 @@ class AccessConfig:
 
     def __post_init__(self) -> None:
         _check_positive("access.", self, "per_minute", "concurrent")
+        for host in self.allowed_hosts:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", host):
+                raise ConfigError(
+                    f"access.allowed_hosts has {host}: write the name alone, as avs.example.org."
+                )
         for origin in self.allowed_origins:
             scheme, _, rest = origin.partition("://")
             if scheme not in ("http", "https") or not rest or "/" in rest or "*" in rest:
@@ -174,7 +180,7 @@ class ServeConfig(ServingConfig):
 
     def _check_models(self) -> None:
         for name, extra in self.models.items():
-            if name == "default" or not name.isidentifier():
+            if name == "default" or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
                 raise ConfigError(
                     f"models.{name}: a name is letters, digits and _, and not 'default', which is "
                     "the one of checkpoint=."

@@ -22,10 +22,8 @@ from avs.serving.messages import ApiError, error_response
 from avs.serving.meters import Meters
 from avs.serving.tokens import Gate
 
-__all__ = ["RETRY_AFTER_S", "Guard", "Limits", "Places", "too_busy"]
+__all__ = ["Guard", "Limits", "Places", "too_busy"]
 
-RETRY_AFTER_S = 5
-_RETRY = {"Retry-After": f"{RETRY_AFTER_S}"}
 # Probes of load balancers and of Kubernetes carry no token and may use any name.
 _PROBES = frozenset(("/healthz", "/readyz"))
 # What a browser loads before anyone can type a token: it holds no secrets.
@@ -73,7 +71,7 @@ class Places:
     def opened(self) -> Iterator[None]:
         """Hold one; raises ApiError 429 where all are taken, 503 at the end."""
         if self.is_closed:
-            raise ApiError(503, "stopping", "the service is stopping", _RETRY)
+            raise ApiError(503, "stopping", "the service is stopping")
         if self.num_open >= self._max_open:
             raise too_busy()
         self.num_open += 1
@@ -121,7 +119,8 @@ class Guard:
             else:
                 await self._pass(scope, receive, send, headers)
         except ApiError as error:
-            self._meters.rejected(error.code)
+            if not error.is_counted:
+                self._meters.rejected(error.code)
             await _refuse(error, scope, receive, send)
 
     async def _pass(
@@ -180,7 +179,7 @@ class Guard:
 
 def too_busy() -> ApiError:
     """The answer when the queue is full."""
-    return ApiError(429, "busy", "too many requests are waiting; try again", _RETRY)
+    return ApiError(429, "busy", "too many requests are waiting; try again")
 
 
 def _is_page(path: str) -> bool:

@@ -19,6 +19,7 @@ from avs.inference.outputs import OutputKind
 
 __all__ = [
     "ANSWERS",
+    "RETRY_AFTER_S",
     "STREAM",
     "Answer",
     "ApiError",
@@ -36,6 +37,7 @@ __all__ = [
 
 # What a request can ask for -> media type and name of the answer; "*" is the client's own name.
 STREAM = "stream"
+RETRY_AFTER_S = 5  # with each 429 and 503 that says no other time
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ class ApiError(Exception):
     code: str
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_counted: bool = False  # among the metrics
 
 
 def error_json(code: str, message: str) -> dict[str, Any]:
@@ -190,4 +193,6 @@ def error_response(
 ) -> Response:
     """:func:`error_json` as an answer."""
     body = json.dumps(error_json(code, message))
-    return Response(body, status, headers=headers, media_type="application/json")
+    wait = {"Retry-After": f"{RETRY_AFTER_S}"} if status in (429, 503) else {}
+    told = {**wait, **(headers or {})}
+    return Response(body, status, headers=told, media_type="application/json")

@@ -60,7 +60,9 @@ class Segmenter:
     async def reconfigure(self, user_config: Mapping[str, str]) -> None:
         """Take over ``checkpoint``; where there is one already, a bad one changes nothing."""
         try:
-            await asyncio.to_thread(self._windows.load, user_config["checkpoint"])
+            await asyncio.to_thread(
+                self._windows.load, user_config["checkpoint"], digest=user_config["hash"]
+            )
         except Exception:
             if not self._is_loaded:
                 raise

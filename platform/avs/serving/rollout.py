@@ -8,11 +8,14 @@ old one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
+from avs import storage
 from avs.errors import ConfigError
 from avs.inference.predictor import Predictor, checkpoint_hash
 from avs.serving.app import Service
@@ -25,6 +28,7 @@ from avs.serving.meters import Meters
 from avs.serving.scratch import Scratch, default_scratch
 from avs.serving.tokens import Gate, Token
 from avs.serving.uploads import Intake
+from avs.training.checkpoint import copy_checkpoint
 from avs.training.resolve import find_checkpoint
 
 __all__ = ["QUIET", "Rollout"]
@@ -47,20 +51,19 @@ class Rollout:
         self.has_tokens = bool(tokens)
         # By port: a service that starts clears its own folder, not that of another one beside it.
         self.scratch = Scratch(config.scratch or f"{default_scratch()}/avs-{config.port}")
+        self.scratch.clear()
         self._sources = {
             DEFAULT_MODEL: config.checkpoint,
             **{name: extra.checkpoint for name, extra in config.models.items()},
         }
+        # What is cheap to check comes before what takes long.
+        num_segmenters = _num_segmenters(config, num_models=len(self._sources))
         found = {name: find_checkpoint(source) for name, source in self._sources.items()}
         for name, one in found.items():
             say(f"serve: with {one}" if name == DEFAULT_MODEL else f"serve: model={name}: {one}")
-        self._served = {
-            name: Served(uri=one.uri, digest=checkpoint_hash(one.uri))
-            for name, one in found.items()
-        }
         self._refused: dict[str, str] = {}
-        sizes = {name: _tried(one.uri) for name, one in found.items()}
-        num_segmenters = _num_segmenters(config, num_models=len(found))
+        self._served = {name: self._kept(one.uri) for name, one in found.items()}
+        sizes = {name: _tried(served.uri) for name, served in self._served.items()}
         self._plan = Plan(num_segmenters=num_segmenters, windows_per_forward=sizes)
         self._service = _service(config, tokens=tokens, plan=self._plan, scratch=self.scratch)
 
@@ -79,11 +82,27 @@ class Rollout:
         target = serve.RunTarget(target=application, name=APP_NAME, logging_config=QUIET)
         serve.run_many([target], wait_for_applications_running=False)
 
-    def look(self) -> None:
-        """Look for other checkpoints in the same places, and take over those that are good."""
+    def look(self) -> bool:
+        """Look for other checkpoints in the same places, and take over those that are good.
+
+        Returns whether there was one.
+        """
         is_newer = [self._take(name, source) for name, source in self._sources.items()]
         if any(is_newer):
             self.deploy()
+        return any(is_newer)
+
+    def _kept(self, uri: str) -> Served:
+        """A checkpoint as it is now: replicas that start later must not find another in its place.
+
+        Where the nodes share no scratch it is read where it lies, and its hash is checked there.
+        """
+        served = Served(uri=uri, digest=checkpoint_hash(uri))
+        if self._config.scratch is None and _num_nodes() > 1:
+            return served
+        copy = storage.join(self.scratch.uri, "checkpoints", served.digest)
+        copy_checkpoint(uri, copy)
+        return replace(served, uri=copy)
 
     def _take(self, name: str, source: str) -> bool:
         try:
@@ -95,14 +114,20 @@ class Rollout:
             self._say(f"serve: model={name}: the old checkpoint stays: {error}")
             return False
         try:
-            _tried(uri)
+            served = self._kept(uri)
+            _tried(served.uri)
         except Exception as error:  # whatever a file brings about, the service goes on
             self._refused[name] = digest  # told once
             self._say(f"serve: model={name}: {uri} is refused, the old one stays: {error}")
             return False
-        self._served[name] = Served(uri=uri, digest=digest)
+        self._served[name] = served
         self._say(f"serve: model={name}: taking over {uri}")
         return True
+
+
+def _num_nodes() -> int:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return sum(bool(node["Alive"]) for node in nodes)
 
 
 def _tried(uri: str) -> int:

@@ -1,11 +1,13 @@
 """Where uploads lie while they are worked on: small ones in Ray's object store, large ones in a
 folder or S3 prefix that every decoder reaches.
 
-Each is removed when its request ends; what a killed replica left is removed when a service starts.
+Each is removed when its request ends; what a killed replica left is removed when a service starts
+or stops.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from avs import storage
+from avs.errors import ConfigError
 
 __all__ = ["Scratch", "default_scratch"]
 
@@ -31,8 +34,16 @@ class Scratch:
         self.uri = storage.join(storage.absolute(uri), _FOLDER)
 
     def clear(self) -> None:
-        """Remove what earlier services left."""
+        """Remove what earlier services left; the folder is for this user's eyes alone.
+
+        Raises ConfigError where it belongs to another user.
+        """
         storage.remove(self.uri)
+        if storage.is_local(self.uri):
+            folder = Path(storage.absolute(self.uri))
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid != os.getuid():
+                raise ConfigError(f"{folder} belongs to another user: give another scratch=.")
 
     def put(self, path: Path) -> str:
         """Move a finished local file there; returns its URI."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from avs import storage
+from avs.errors import CheckpointError
 from avs.inference.predictor import Predictor, checkpoint_hash
 from avs.inference.visible import finds_objects
 from avs.models.visible_objects import VisibleObjects
@@ -25,6 +26,7 @@ from avs.serving.spec import ModelSpec, UnknownCheckpoint, WindowAnswer, WindowJ
 __all__ = ["WindowSegmenter", "describe"]
 
 _CARD = "model_card.md"
+_MAX_RETIRED = 2
 
 
 class WindowSegmenter:
@@ -46,8 +48,10 @@ class WindowSegmenter:
         assert self._newest is not None, "load comes first"
         return self._newest
 
-    def load(self, uri: str) -> None:
+    def load(self, uri: str, *, digest: str | None = None) -> None:
         """Load and warm up a checkpoint; from then on it is the newest.
+
+        ``digest``: the hash that it was accepted with, None for whatever lies there.
 
         Raises:
             CheckpointError: it cannot be used; nothing has changed.
@@ -55,12 +59,16 @@ class WindowSegmenter:
         predictor = Predictor.from_checkpoint(uri, device=self._device)
         predictor.warm_up()
         spec = describe(predictor, name=self._name, share=self._share)
+        if digest not in (None, spec.info.checkpoint):
+            raise CheckpointError(f"{uri} was replaced since it was accepted")
         with self._changing:
             if self._newest is not None:
                 self._retired_at_s[self._newest.info.checkpoint] = time.monotonic()
             self._retired_at_s.pop(spec.info.checkpoint, None)
             self._predictors[spec.info.checkpoint] = predictor
             self._newest = spec
+            for oldest in list(self._retired_at_s)[:-_MAX_RETIRED]:  # each takes its memory
+                del self._retired_at_s[oldest], self._predictors[oldest]
 
     def forward(self, jobs: Sequence[WindowJob]) -> list[WindowAnswer | UnknownCheckpoint]:
         """Logits of windows of any requests, in the fixed compute shape, in the order of jobs."""

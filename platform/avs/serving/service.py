@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,7 @@ __all__ = ["serve_checkpoint", "start", "stop"]
 _CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")  # name and namespace
 _POLL_S = 0.2
 _STOP_TIMEOUT_S = 30.0
-_DRAIN_TIMEOUT_S = 30.0
+_DRAIN_TIMEOUT_S = 60.0
 
 
 def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None = None) -> None:
@@ -59,10 +60,12 @@ def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None =
             for line in _greeting(url, has_tokens=rollout.has_tokens):
                 say(line)
             while True:
-                look.wait(config.reload_s)
+                was_asked = look.wait(config.reload_s)
                 look.clear()
-                rollout.look()
+                if not rollout.look() and was_asked:
+                    say("serve: no other checkpoint is taken over")
         finally:
+            say("serve: finishing what runs, at most a minute; Ctrl-C again ends it now")
             stop(rollout)
     except KeyboardInterrupt:
         say("serve: stopped")
@@ -90,9 +93,8 @@ def start(
     tokens = read_tokens(environ, access=config.access, host=config.host)
     if not tokens:
         say(f"serve: no tokens: whoever can reach {config.host} on this machine may use it")
-    rollout = Rollout(config, tokens=tokens, say=say)
     _check_serve_is_free(config)
-    rollout.scratch.clear()
+    rollout = Rollout(config, tokens=tokens, say=say)
     try:
         _deploy(rollout, config)
     except BaseException:
@@ -104,8 +106,9 @@ def start(
 def stop(rollout: Rollout | None = None) -> None:
     """Finish what runs of ``rollout``, within ``_DRAIN_TIMEOUT_S``, then end replicas and proxies.
     Does nothing where none are."""
-    if rollout is not None:
-        _drain(rollout)
+    with suppress(KeyboardInterrupt):  # a second one: do not wait
+        if rollout is not None:
+            _drain(rollout)
     # serve.shutdown alone waits in a call that the dying controller never answers, which Ray then
     # reports on the terminal as a failed task.
     try:
@@ -117,6 +120,8 @@ def stop(rollout: Rollout | None = None) -> None:
     except (ValueError, ray.exceptions.RayActorError):
         pass  # it is gone already
     serve.shutdown()  # type: ignore[no-untyped-call]
+    if rollout is not None:
+        rollout.scratch.clear()
 
 
 def _drain(rollout: Rollout) -> None:
@@ -126,14 +131,11 @@ def _drain(rollout: Rollout) -> None:
     reports on the terminal when the controller goes.
     """
     try:
-        # A service that never came up has nothing to finish.
-        if serve.status().applications[APP_NAME].status is not ApplicationStatus.RUNNING:
-            return
         rollout.deploy(is_open=False)
         deadline_s = time.monotonic() + _DRAIN_TIMEOUT_S
         while time.monotonic() < deadline_s and "stopped" not in _ready_answer(rollout.url):
             time.sleep(_POLL_S)
-    except (KeyError, OSError, ray.exceptions.RayError, RayServeException):
+    except (OSError, ray.exceptions.RayError, RayServeException):
         pass  # it is gone already, or going
 
 

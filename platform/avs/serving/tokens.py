@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import enum
 import hashlib
 import hmac
@@ -58,7 +59,7 @@ class Token:
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(  # whoever builds it says of which file
                 f"token {self.name}: sha256 must be the 64 hex digits that "
-                "`printf %s TOKEN | sha256sum` prints."
+                "`printf %s TOKEN | sha256sum | cut -c1-64` prints."
             )
         for key in ("per_minute", "concurrent"):
             value = getattr(self, key)
@@ -102,6 +103,11 @@ def _of_variable(text: str, index: int) -> Token:
     known = [scope.value for scope in Scope]
     names = suffix.split("+")
     if not token or not all(name in known for name in names):
+        if token and any(difflib.get_close_matches(name, known) for name in names):
+            raise ConfigError(
+                f"{TOKENS_VARIABLE}[{index}] ends in :{suffix}, which is none of the scopes "
+                f"{', '.join(known)} joined by +."
+            )
         token, names = text, [scope.value for scope in _USUAL]
     scopes = tuple(Scope(name) for name in names)
     return Token(name=f"{TOKENS_VARIABLE}[{index}]", sha256=_digest(token.encode()), scopes=scopes)

@@ -212,6 +212,8 @@ def test_a_bad_checkpoint_changes_nothing(
         segmenter.load(_damaged(checkpoint, tmp_path / "bad", name, data))
     with pytest.raises(CheckpointError):
         segmenter.load(str(tmp_path / "absent"))
+    with pytest.raises(CheckpointError, match="was replaced since"):
+        segmenter.load(checkpoint, digest="another")
     assert segmenter.spec is spec
     assert _same(_logits(segmenter.forward(jobs)), before)
 

@@ -70,8 +70,6 @@ def test_a_proxy_that_ignores_the_address_needs_tokens() -> None:
         ("t:batch+segment+admin", "t", (Scope.BATCH, Scope.SEGMENT, Scope.ADMIN)),
         ("with:colon", "with:colon", USUAL),
         ("with:colon:admin", "with:colon", (Scope.ADMIN,)),
-        ("t:segmentt", "t:segmentt", USUAL),
-        ("t:segment+", "t:segment+", USUAL),
         ("t:", "t:", USUAL),
         (":admin", ":admin", USUAL),
         ("admin", "admin", USUAL),
@@ -83,6 +81,12 @@ def test_a_token_of_the_variable_may_name_its_scopes(
 ) -> None:
     [read] = _read(f" {text} ,")
     assert (read.sha256, read.scopes) == (_digest(token), scopes)
+
+
+@pytest.mark.parametrize("text", ["t:segmentt", "t:segment+", "t:admn", "t:segment+bach"])
+def test_a_misspelt_scope_is_told(text: str) -> None:
+    with pytest.raises(ConfigError, match="none of the scopes segment, batch, admin"):
+        _read(f"good,{text}")
 
 
 def test_only_hashes_are_kept() -> None:
