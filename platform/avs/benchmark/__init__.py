@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avs.benchmark.config import BenchmarkConfig, ModelsConfig, Stage, TrainStageConfig
+from avs.benchmark.config import (
+    BenchmarkConfig,
+    ModelsConfig,
+    ServeStageConfig,
+    Stage,
+    TrainStageConfig,
+)
 
-__all__ = ["BenchmarkConfig", "ModelsConfig", "Stage", "TrainStageConfig", "run_benchmark"]
+__all__ = [
+    "BenchmarkConfig",
+    "ModelsConfig",
+    "ServeStageConfig",
+    "Stage",
+    "TrainStageConfig",
+    "run_benchmark",
+]
 
 
 def run_benchmark(config: BenchmarkConfig, *, jobs: Path) -> str:
@@ -23,6 +36,10 @@ def run_benchmark(config: BenchmarkConfig, *, jobs: Path) -> str:
         from avs.benchmark.train import benchmark_train
 
         return benchmark_train(config, jobs=jobs)
+    if config.stage is Stage.SERVE:
+        from avs.benchmark.serve import benchmark_serve
+
+        return benchmark_serve(config, jobs=jobs)
     from avs.benchmark.prepare import benchmark_prepare
 
     return benchmark_prepare(config, jobs=jobs)

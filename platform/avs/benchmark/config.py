@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
+from avs.benchmark.serve_config import ServeStageConfig
 from avs.benchmark.train_config import TrainStageConfig
 from avs.errors import ConfigError
 
-__all__ = ["BenchmarkConfig", "ModelsConfig", "Stage", "TrainStageConfig"]
+__all__ = ["BenchmarkConfig", "ModelsConfig", "ServeStageConfig", "Stage", "TrainStageConfig"]
 
 
 class Stage(enum.Enum):
@@ -17,6 +18,7 @@ class Stage(enum.Enum):
     PREPARE = "prepare"
     MODELS = "models"
     TRAIN = "train"
+    SERVE = "serve"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,12 +61,12 @@ class ModelsConfig:
 class BenchmarkConfig:
     """What is measured, and how often.
 
-    ``repeats`` interleaved runs of each contender of the stages ``prepare`` and ``train`` and of
-    the cost table. Stage ``prepare``: with ``processes`` workers.
+    ``repeats`` interleaved runs of each contender of all stages but ``models``, and of its cost
+    table. Stage ``prepare``: with ``processes`` workers.
     ``videos`` is a local folder whose videos are repeated up to ``num_clips`` clips (null:
-    synthetic ones). ``contenders`` keeps only some of the stage's. The stages ``models`` and
-    ``train`` have sections of their own. ``quick`` runs each contender once on a handful of clips
-    or on a tiny network: a smoke test, whose figures say nothing.
+    synthetic ones). ``contenders`` keeps only some of the stage's. The stages ``models``,
+    ``train`` and ``serve`` have sections of their own. ``quick`` runs each contender once on a
+    handful of clips or on a tiny network: a smoke test, whose figures say nothing.
     """
 
     stage: Stage
@@ -76,6 +78,7 @@ class BenchmarkConfig:
     quick: bool
     models: ModelsConfig
     train: TrainStageConfig
+    serve: ServeStageConfig
     videos: str | None = None
     contenders: list[str] | None = None
 
@@ -95,3 +98,4 @@ class BenchmarkConfig:
                 pairs=1,
             )
             self.train = self.train.quick()
+            self.serve = self.serve.quick()

@@ -94,8 +94,10 @@ def markdown(
 
 
 def _cell(figure: Figure, reference: Figure) -> str:
-    ratio = figure.median / reference.median if reference.median else float("nan")
-    return f"{figure.median:.4g} ({figure.least:.4g} to {figure.greatest:.4g}), x {ratio:.2f}"
+    told = f"{figure.median:.4g} ({figure.least:.4g} to {figure.greatest:.4g})"
+    if not reference.median:
+        return told
+    return f"{told}, x {figure.median / reference.median:.2f}"
 
 
 def machine() -> dict[str, Any]:

@@ -15,7 +15,7 @@ import psutil
 
 from avs.errors import AvsError
 
-__all__ = ["KilledError", "Usage", "run_measured", "run_reporting"]
+__all__ = ["KilledError", "Usage", "plain_environment", "run_measured", "run_reporting"]
 
 _SAMPLE_EVERY_S = 0.5
 # The kernel walks all pages for a sample: of Ray's processes, twice a second cost 7 % of the run.
@@ -97,10 +97,15 @@ def run_reporting(
     return figures
 
 
+def plain_environment() -> dict[str, str]:
+    """Ours without what is meant for Ray, for the service or for the threads of this process."""
+    left_out = (*_THREADS, "AVS_API_TOKENS")
+    return {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in left_out}
+
+
 def _environment(*, num_threads: int) -> Mapping[str, str]:
     """Ours without Ray's, with the threads pinned."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return kept | dict.fromkeys(_THREADS, str(num_threads))
+    return plain_environment() | dict.fromkeys(_THREADS, str(num_threads))
 
 
 def _failure(command: Sequence[str], code: int, said: bytes) -> AvsError:

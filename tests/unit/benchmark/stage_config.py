@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from avs.benchmark import BenchmarkConfig, ModelsConfig, TrainStageConfig
+from avs.benchmark import BenchmarkConfig, ModelsConfig, ServeStageConfig, TrainStageConfig
 from avs.config import parse
 
 MODELS_SECTION: dict[str, Any] = {
@@ -29,6 +29,14 @@ TRAIN_SECTION: dict[str, Any] = {
     "start_workers": 1,
     "start_overrides": [],
 }
+SERVE_SECTION: dict[str, Any] = {
+    "models": ["tiny", "tpavi"],
+    "num_threads": 2,
+    "num_clips": 2,
+    "requests": 4,
+    "clients": 3,
+    "round_s": 60.0,
+}
 
 
 def stage_config(out: Path, *, repeats: int = 1, **models: Any) -> BenchmarkConfig:
@@ -47,6 +55,15 @@ def train_stage_config(
     return config
 
 
+def serve_stage_config(
+    out: Path, *, repeats: int = 1, quick: bool = False, **serve: Any
+) -> BenchmarkConfig:
+    """``serve`` are keys of its section."""
+    config = _config("serve", out, repeats=repeats, quick=quick, serve=serve)
+    assert isinstance(config.serve, ServeStageConfig)
+    return config
+
+
 def _config(
     stage: str,
     out: Path,
@@ -55,6 +72,7 @@ def _config(
     quick: bool = False,
     models: Mapping[str, Any] | None = None,
     train: Mapping[str, Any] | None = None,
+    serve: Mapping[str, Any] | None = None,
 ) -> BenchmarkConfig:
     plain = {
         "stage": stage,
@@ -66,6 +84,7 @@ def _config(
         "quick": quick,
         "models": {**MODELS_SECTION, **(models or {})},
         "train": {**TRAIN_SECTION, **(train or {})},
+        "serve": {**SERVE_SECTION, **(serve or {})},
     }
     config: BenchmarkConfig = parse(plain, BenchmarkConfig)
     return config

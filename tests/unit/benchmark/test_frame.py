@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stage_config import MODELS_SECTION, TRAIN_SECTION
+from stage_config import MODELS_SECTION, SERVE_SECTION, TRAIN_SECTION
 
 from avs.benchmark import BenchmarkConfig, Stage
 from avs.benchmark.clips import link_clips
@@ -118,4 +118,5 @@ def _plain() -> dict[str, object]:
         "quick": False,
         "models": MODELS_SECTION,
         "train": TRAIN_SECTION,
+        "serve": SERVE_SECTION,
     }
