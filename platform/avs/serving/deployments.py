@@ -27,7 +27,7 @@ __all__ = ["APP_NAME", "INGRESS_CPUS", "Plan", "Served", "build_application"]
 INGRESS_CPUS = 0.1  # it waits for others nearly all the time
 _CONSTRUCTOR_TRIES = 2  # Serve's default of 20 would loop on a broken checkpoint
 _SPARE_REQUESTS = 32  # probes get through while the queue is full
-_VIDEOS_PER_DECODER = 4  # one waits for masks while another is decoded
+_REQUESTS_PER_DECODER = 16  # videos that wait for their turn, and pictures of cameras, which do not
 _KEEP_MARGIN_S = 30.0
 
 
@@ -72,7 +72,7 @@ def build_application(
         name=DECODER,
         num_replicas=config.decoders,
         ray_actor_options={"num_cpus": config.decoder_cpus},
-        max_ongoing_requests=_VIDEOS_PER_DECODER,
+        max_ongoing_requests=_REQUESTS_PER_DECODER,
         max_queued_requests=service.max_open_requests,
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
     )(Decoder)
