@@ -115,8 +115,9 @@ def test_a_long_video_takes_the_memory_of_a_piece(
         assert decoded.most <= 2
         assert network.alive.most <= 2 * 2 + 1
         assert in_pieces.most <= 2 * 2 + 2
+        # A thread may hold what it was given last for a moment longer.
         gc.collect()
-        assert network.alive.now == in_pieces.now == 0
+        await _until(lambda: network.alive.now == in_pieces.now == 0)
 
     in_loop(scenario())
 
