@@ -20,7 +20,7 @@ from avs.inference.config import SegmentConfig
 def main(cfg: DictConfig) -> None:
     config = parse(cfg, SegmentConfig)
     with connect():
-        from avs.inference.bucket import segment_bucket
+        from avs.inference.bucket.run import segment_bucket
 
         segment_bucket(config)
 

@@ -15,7 +15,8 @@ from small_configs import model_config, open_fusions
 
 from avs.config import dump
 from avs.models import build_system
-from avs.training.checkpoint import ClipSpec, save_checkpoint
+from avs.training.checkpoint import save_checkpoint
+from avs.training.clip_spec import ClipSpec
 
 NOT_SET = "AVS_REAL_DATA is not set"
 

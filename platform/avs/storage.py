@@ -40,6 +40,7 @@ __all__ = [
     "file_version",
     "is_folder",
     "is_local",
+    "iter_files",
     "join",
     "list_files",
     "local_copy",
@@ -103,18 +104,23 @@ def make_folder(uri: str) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
 
 
-def list_files(uri: str) -> list[FileInfo]:
-    """All files below ``uri``, sorted by path, links followed; temporary files are left out."""
+def iter_files(uri: str) -> Iterator[FileInfo]:
+    """The files below ``uri`` as the storage lists them, links followed, page by page: a bucket of
+    millions takes the memory of a page. Temporary files are left out; of a file itself: "."."""
     scheme, fs, path = _open(uri)
     if scheme == "file":
-        infos = [FileInfo(n, st.st_size, _local_version(st)) for n, st in walk_files(path)]
+        infos = (FileInfo(n, st.st_size, _local_version(st)) for n, st in walk_files(path))
     else:
-        infos = [
-            FileInfo(os.path.relpath(name, path), int(info["size"] or 0), _version(info))
-            for name, info in fs.find(path, detail=True).items()
-            if not _is_marker(info)
-        ]
-    return sorted((i for i in infos if not i.path.endswith(".tmp")), key=lambda info: info.path)
+        infos = (
+            FileInfo(name, int(info["Size"] or 0), _version(info))
+            for name, info in fs.iter_below(path)
+        )
+    return (info for info in infos if not info.path.endswith(".tmp"))
+
+
+def list_files(uri: str) -> list[FileInfo]:
+    """All files of :func:`iter_files`, sorted by path."""
+    return sorted(iter_files(uri), key=lambda info: info.path)
 
 
 def file_version(uri: str) -> tuple[int, str]:
@@ -181,7 +187,9 @@ def read_json(uri: str) -> Any:
 
 def write_json(uri: str, value: Any) -> None:
     """Write indented JSON atomically."""
-    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # Odd bytes of a file's name are lone surrogates, which this turns into JSON's own escapes.
+    write_bytes(uri, text.encode(errors="backslashreplace"))
 
 
 def create_exclusive(uri: str, data: bytes) -> bool:
@@ -260,11 +268,6 @@ def _metadata(fs: Any, path: str) -> dict[str, str]:
         return dict(fs.metadata(path, refresh=True))
     except FileNotFoundError:  # removed meanwhile
         return {}
-
-
-def _is_marker(info: dict[str, Any]) -> bool:
-    """Whether an S3 object only stands for a folder, as consoles make them."""
-    return str(info.get("Key", "")).endswith("/")
 
 
 def _local_version(status: os.stat_result) -> str:

@@ -14,7 +14,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import fsspec
@@ -78,6 +78,27 @@ class RemoteFiles:
         self._fs = fsspec.filesystem(scheme, use_listings_cache=False, config_kwargs=config | own)
         self._fs.retries = 1
         self._uri = uri
+
+    def iter_below(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name below ``path`` and what S3 lists of each object, a page of them in memory at a time;
+        of an object itself ".". Left out are objects that only stand for a folder, as consoles make
+        them."""
+        bucket, _, key = path.partition("/")
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        place: dict[str, str] = {}
+        is_empty = True
+        while True:
+            page = self.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **place)
+            for info in page.get("Contents", ()):
+                is_empty = False
+                if not info["Key"].endswith("/"):
+                    yield info["Key"].removeprefix(prefix), info
+            if not page.get("IsTruncated"):
+                break
+            place = {"ContinuationToken": page["NextContinuationToken"]}
+        if is_empty and key and self.isfile(path):
+            info = self.info(path)
+            yield ".", {"Size": info["size"], "ETag": info.get("ETag", "")}
 
     def __getattr__(self, name: str) -> Any:
         return functools.partial(_call, self._uri, getattr(self._fs, name))

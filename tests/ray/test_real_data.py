@@ -11,7 +11,7 @@ import pytest
 from small_configs import TWO_WORKERS, train_config
 
 from avs.datasets import DataConfig, MediaSource
-from avs.inference.bucket import segment_bucket
+from avs.inference.bucket.run import segment_bucket
 from avs.inference.config import EvaluateConfig, SegmentConfig
 from avs.inference.evaluation import evaluate
 from avs.inference.outputs import OutputKind
@@ -105,7 +105,7 @@ def test_every_real_video_is_segmented_or_rejected_with_a_reason(
     """The broken files of the index are rejected; every file with a readable picture is not."""
     with (real_data / "clips" / "INDEX.csv").open() as file:
         expected = {row["file"]: row["expected"] for row in csv.DictReader(file)}
-    report = segment_bucket(
+    segment_bucket(
         SegmentConfig(
             checkpoint=str(tiny_checkpoint),
             input=str(real_data / "clips"),
@@ -116,6 +116,7 @@ def test_every_real_video_is_segmented_or_rejected_with_a_reason(
         ),
         say=print,
     )
+    report = json.loads((work / "clips" / "report.json").read_text())
     assert {row["video"] for row in report} == set(expected)
     for row in report:
         readable = expected[row["video"]] in ("ok", "no_audio")

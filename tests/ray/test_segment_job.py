@@ -1,30 +1,30 @@
-"""The bucket job and evaluation on a local cluster."""
+"""The bucket job on a local cluster."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
+import psutil
+import pyarrow.parquet as pq
 import pytest
 from small_configs import TWO_WORKERS
 
 from avs import Predictor
-from avs.datasets import DataConfig
 from avs.datasets.synthetic import Layout, SyntheticConfig, write_synthetic
-from avs.errors import CheckpointError, ConfigError, DataError, RejectBudgetError
-from avs.inference.bucket import segment_bucket
-from avs.inference.config import EvaluateConfig, SegmentConfig
-from avs.inference.evaluation import evaluate
+from avs.errors import CheckpointError, DataError, RejectBudgetError
+from avs.inference.bucket.run import BucketCounts, segment_bucket
+from avs.inference.config import SegmentConfig
 from avs.inference.outputs import OutputKind
-from avs.prepare import PrepareConfig
-from avs.prepare.pipeline import prepare
-from avs.training.config import PreparedConfig
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
 SYNTHETIC = SyntheticConfig(
-    layout=Layout.MS3, num_train=4, num_val=2, num_test=4, size_px=64, duration_s=5
+    layout=Layout.MS3, num_train=2, num_val=0, num_test=0, size_px=64, duration_s=5
 )
 
 
@@ -33,16 +33,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     write_synthetic(folder, SYNTHETIC)
     return folder
-
-
-@pytest.fixture(scope="module")
-def prepared(root: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("prepared")
-    data = DataConfig(name="ms3", root=str(root), image_size_px=64, num_frames=5)
-    prepare(
-        PrepareConfig(data=data, scale=TWO_WORKERS, out=str(out), shard_clips=4), say=lambda _: None
-    )
-    return out
 
 
 @pytest.fixture
@@ -58,34 +48,34 @@ def videos(root: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def _config(
-    checkpoint: Path, source: Path, out: Path, threshold: float = 0.5, masks_per_s: int | str = 1
-) -> SegmentConfig:
+def _config(checkpoint: Path, source: Path, out: Path, **changes: Any) -> SegmentConfig:
+    values: dict[str, Any] = {"outputs": list(OutputKind), "threshold": 0.5, "scale": TWO_WORKERS}
     return SegmentConfig(
-        checkpoint=str(checkpoint),
-        input=str(source),
-        out=str(out),
-        outputs=list(OutputKind),
-        threshold=threshold,
-        masks_per_s=masks_per_s,
-        scale=TWO_WORKERS,
+        checkpoint=str(checkpoint), input=str(source), out=str(out), **(values | changes)
     )
+
+
+def _quiet(_: str) -> None:
+    """Say nothing."""
+
+
+def _rows(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "report.json").read_text())
+    return found
 
 
 def test_each_video_has_one_folder_or_a_reason(
     tiny_checkpoint: Path, videos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    config = _config(tiny_checkpoint, videos, out)
-    config.max_reject_ratio = 0.4
     with pytest.raises(RejectBudgetError, match="2 of 4 videos"):  # after everything is written
-        segment_bucket(config, say=lambda _: None)
-    config.max_reject_ratio = 0.5
-    report = segment_bucket(config, say=lambda _: None)
+        segment_bucket(_config(tiny_checkpoint, videos, out, max_failed_ratio=0.4), say=_quiet)
+    said: list[str] = []
+    config = _config(tiny_checkpoint, videos, out, max_failed_ratio=0.5)
+    assert segment_bucket(config, say=said.append) == BucketCounts(2, 2, num_done=2)
 
-    assert report == json.loads((out / "report.json").read_text())
-    status = {row["video"]: row["status"] for row in report}
-    assert status == {
+    report = _rows(out)
+    assert {row["video"]: row["status"] for row in report} == {
         "-first 'é'.mp4": "ok",
         "cut.mp4": "rejected",
         "playlist.mp4": "rejected",
@@ -99,35 +89,120 @@ def test_each_video_has_one_folder_or_a_reason(
         assert json.loads((folder / "masks.json").read_text()) == expected
         assert len(list((folder / "png").iterdir())) == row["num_masks"] == 5
         assert (folder / "overlay.mp4").stat().st_size > 1000
-        assert {"masks.npz", "matte.mov"} < {path.name for path in folder.iterdir()}
+        assert set(row["outputs"]) == {kind.value for kind in OutputKind}
+        assert all((out / key).exists() for key in row["outputs"].values())
+    index = {row["video"]: row for row in pq.read_table(out / "index.parquet").to_pylist()}
+    assert set(index) == {row["video"] for row in report}
+    assert len(index["-first 'é'.mp4"]["mask_area"]) == 5
+    assert "2 videos segmented, 2 rejected" in (out / "index.html").read_text()
+    assert json.loads((out / "summary.json").read_text())["rows"]["rejected"] == 2
+    [log, _] = sorted((out / "logs").iterdir())
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {line["clip_id"] for line in lines if line["stage"] == "decode"} == {
+        "cut.mp4",
+        "playlist.mp4",
+    }
+    assert said[-1] == f"segment: 2 ok, 2 rejected -> {out}/report.json"
 
 
 def test_a_rerun_does_only_what_is_missing_or_changed(
     tiny_checkpoint: Path, videos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    first = segment_bucket(_config(tiny_checkpoint, videos, out), say=lambda _: None)
+    few = [OutputKind.RLE_JSON, OutputKind.PNG, OutputKind.THUMBNAILS]
+    config = _config(tiny_checkpoint, videos, out, outputs=few)
+    segment_bucket(config, say=_quiet)
+    first = _rows(out)
     folders = [out / row["folder"] for row in first if row["status"] == "ok"]
     (folders[0] / "commit.json").unlink()  # as if killed before its commit
     (folders[0] / "png" / "000099.png").write_bytes(b"left over")
-    (folders[1] / "overlay.mp4").unlink()  # as if somebody had tidied up
+    (folders[1] / "thumbnails.jpg").unlink()  # as if somebody had tidied up
     kept = (folders[1] / "masks.json").stat().st_mtime_ns
 
-    again = segment_bucket(_config(tiny_checkpoint, videos, out), say=lambda _: None)
+    assert segment_bucket(config, say=_quiet) == BucketCounts(2, 2, num_done=0)
 
-    assert [r["status"] for r in again] == [r["status"] for r in first]
+    assert [r["status"] for r in _rows(out)] == [r["status"] for r in first]
     assert not (folders[0] / "png" / "000099.png").exists()
-    assert (folders[1] / "overlay.mp4").exists()
+    assert (folders[1] / "thumbnails.jpg").exists()
     assert (folders[1] / "masks.json").stat().st_mtime_ns != kept
     kept = (folders[1] / "masks.json").stat().st_mtime_ns
-    segment_bucket(_config(tiny_checkpoint, videos, out), say=lambda _: None)
+    assert segment_bucket(config, say=_quiet).num_done == 2
     assert (folders[1] / "masks.json").stat().st_mtime_ns == kept
 
-    segment_bucket(_config(tiny_checkpoint, videos, out, threshold=0.9), say=lambda _: None)
+    more = _config(tiny_checkpoint, videos, out, outputs=few, threshold=0.9, masks_per_s=2)
+    segment_bucket(more, say=_quiet)
     assert (folders[1] / "masks.json").stat().st_mtime_ns != kept
-    more = _config(tiny_checkpoint, videos, out, threshold=0.9, masks_per_s=2)
-    rows = segment_bucket(more, say=lambda _: None)
-    assert [row["num_masks"] for row in rows if row["status"] == "ok"] == [10, 10]
+    assert [row["num_masks"] for row in _rows(out) if row["status"] == "ok"] == [10, 10]
+
+
+def test_killed_workers_neither_lose_nor_double_a_video(
+    tiny_checkpoint: Path, root: Path, tmp_path: Path
+) -> None:
+    """Of each stage the first worker that is seen is killed while the job runs."""
+    source = tmp_path / "in"
+    source.mkdir()
+    good = sorted(root.rglob("*.mp4"))
+    for k in range(24):
+        shutil.copy(good[k % 2], source / f"{k:02d}.mp4")
+    killed: set[str] = set()
+
+    def strike(line: str) -> None:
+        if " videos, " not in line:  # the job is at work
+            return
+        for name in {"Decode", "Segment", "Write"} - killed:
+            for process in psutil.Process().children(recursive=True):
+                if _runs(process, name):
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.add(name)
+                    break
+
+    config = _config(tiny_checkpoint, source, tmp_path / "out", masks_per_s=40)  # in two parts
+    config.outputs = [OutputKind.RLE_JSON]
+    assert segment_bucket(config, say=strike) == BucketCounts(24, 0, num_done=0)
+    assert "Segment" in killed
+
+    predictor = Predictor.from_checkpoint(str(tiny_checkpoint))
+    expected = [predictor.segment_video(str(path), masks_per_s=40).to_json() for path in good]
+    rows = _rows(tmp_path / "out")
+    assert [row["video"] for row in rows] == [f"{k:02d}.mp4" for k in range(24)]
+    for k, row in enumerate(rows):
+        folder = tmp_path / "out" / row["folder"]
+        assert sorted(path.name for path in folder.iterdir()) == ["commit.json", "masks.json"]
+        assert json.loads((folder / "masks.json").read_text()) == expected[k % 2]
+    assert not (tmp_path / "out" / "_parts").exists() or not any(
+        path.is_file() for path in (tmp_path / "out" / "_parts").rglob("*")
+    )
+
+
+def _runs(process: psutil.Process, stage: str) -> bool:
+    try:
+        return f"MapBatches({stage})" in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return False
+
+
+class _EnoughError(Exception):
+    pass
+
+
+def test_watching_takes_what_is_added(tiny_checkpoint: Path, root: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    first, second = sorted(root.rglob("*.mp4"))
+    shutil.copy(first, source / "a.mp4")
+
+    def told(line: str) -> None:
+        if "1 ok, 0 rejected" in line:
+            shutil.copy(second, source / "b.mp4")
+        if "2 ok, 0 rejected" in line:
+            raise _EnoughError
+
+    config = _config(tiny_checkpoint, source, out, watch=True, watch_every_s=0.2)
+    config.outputs = [OutputKind.RLE_JSON]
+    with pytest.raises(_EnoughError):
+        segment_bucket(config, say=told)
+    assert [row["video"] for row in _rows(out)] == ["a.mp4", "b.mp4"]
+    assert not (out / "_lease.json").exists()
 
 
 def test_missing_input_or_checkpoint_is_one_clear_error(
@@ -148,43 +223,11 @@ def test_missing_input_or_checkpoint_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
-def _evaluation(checkpoint: Path, prepared: Path, out: Path) -> EvaluateConfig:
-    return EvaluateConfig(
-        checkpoint=str(checkpoint),
-        data=PreparedConfig(prepared=str(prepared)),
-        split="test",
-        out=str(out),
-        batch_size=1,
-        num_pictures=2,
-        scale=TWO_WORKERS,
-    )
-
-
-def test_evaluation_scores_the_three_sounds(
-    tiny_checkpoint: Path, prepared: Path, tmp_path: Path
+def test_a_checkpoint_that_only_the_workers_find_broken_is_one_clear_error(
+    tiny_checkpoint: Path, videos: Path, tmp_path: Path
 ) -> None:
-    metrics = evaluate(_evaluation(tiny_checkpoint, prepared, tmp_path), say=lambda _: None)
-    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["num_clips"] == 4
-    assert 0 < metrics["j_true"] < 1
-    assert len({metrics["j_true"], metrics["j_silent"], metrics["j_swapped"]}) == 3
-    html = (tmp_path / "report.html").read_text()
-    assert "http" not in html.replace("http-equiv", "")
-    assert html.count("data:image/png;base64,") >= 2
-
-
-def test_evaluation_does_not_write_over_a_checkpoint(tiny_checkpoint: Path, prepared: Path) -> None:
-    with pytest.raises(ConfigError, match="is a checkpoint"):
-        evaluate(_evaluation(tiny_checkpoint, prepared, tiny_checkpoint))
-
-
-def test_evaluation_refuses_sound_that_is_aligned_otherwise(
-    tiny_checkpoint: Path, prepared: Path, tmp_path: Path
-) -> None:
-    exact = Path(shutil.copytree(tiny_checkpoint, tmp_path / "exact"))
-    text = (exact / "config.yaml").read_text()
-    changed = text.replace("audio_alignment: avsbench", "audio_alignment: exact")
-    (exact / "config.yaml").write_text(changed)
-    with pytest.raises(DataError, match=r"alignment=avsbench, but .* exact: prepare"):
-        evaluate(_evaluation(exact, prepared, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+    broken = Path(shutil.copytree(tiny_checkpoint, tmp_path / "broken"))
+    text = (broken / "config.yaml").read_text()
+    (broken / "config.yaml").write_text(text.replace("fusion_width: 32", "fusion_width: 16"))
+    with pytest.raises(CheckpointError, match=r"does not fit its model: [^\n]*$"):
+        segment_bucket(_config(broken, videos, tmp_path / "out"), say=_quiet)

@@ -24,7 +24,7 @@ from websockets.typing import Origin
 from avs import Client
 from avs.datasets.synthetic import Layout, SyntheticConfig, clip_plan, write_clip
 from avs.errors import AvsError
-from avs.inference.bucket import segment_bucket
+from avs.inference.bucket.run import segment_bucket
 from avs.inference.config import SegmentConfig
 from avs.inference.outputs import OutputKind
 from avs.inference.predictor import Predictor
@@ -129,7 +129,8 @@ def test_masks_equal_the_predictor_and_the_bucket_job(
         threshold=0.5,
         scale=ONE_WORKER,
     )
-    [row] = segment_bucket(job, say=lambda _: None)
+    segment_bucket(job, say=lambda _: None)
+    [row] = json.loads((tmp_path / "report.json").read_text())
     assert served == json.loads((tmp_path / row["folder"] / "masks.json").read_text())
 
 

@@ -24,7 +24,8 @@ from avs.datasets.synthetic import Layout, SyntheticConfig, clip_plan, write_cli
 from avs.models import build_system
 from avs.serving import service
 from avs.serving.rollout import Rollout
-from avs.training.checkpoint import ClipSpec, save_checkpoint
+from avs.training.checkpoint import save_checkpoint
+from avs.training.clip_spec import ClipSpec
 
 pytestmark = pytest.mark.timeout(600)
 CLIENTS = 3

@@ -10,7 +10,8 @@ from small_configs import AVSC_OPTIONS, model_config
 
 from avs.config import dump
 from avs.models import build_system
-from avs.training.checkpoint import ClipSpec, save_checkpoint
+from avs.training.checkpoint import save_checkpoint
+from avs.training.clip_spec import ClipSpec
 
 
 def save_avsc(folder: Path, *, names: Sequence[str], num_frames: int = 3) -> str:

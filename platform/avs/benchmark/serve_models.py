@@ -15,7 +15,8 @@ from torch import nn
 from avs.config import dump
 from avs.models import build_system
 from avs.overrides import compose_as
-from avs.training.checkpoint import ClipSpec, save_checkpoint
+from avs.training.checkpoint import save_checkpoint
+from avs.training.clip_spec import ClipSpec
 from avs.training.config import InferenceConfig, TrainConfig
 from avs.training.resolve import LAST_WRITTEN
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from avs import storage
@@ -9,7 +10,7 @@ from avs.datasets.base import AudioSource, ClipSource, DataConfig, check_audio_s
 from avs.errors import DataError
 from avs.schema import Source
 
-__all__ = ["VIDEO_SUFFIXES", "list_folder", "list_videos"]
+__all__ = ["VIDEO_SUFFIXES", "iter_videos", "list_folder", "list_videos", "no_video"]
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -32,27 +33,42 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-def list_videos(uri: str) -> list[tuple[str, Source]]:
-    """Relative path and source of each video; a single file is taken whatever its suffix.
+def iter_videos(uri: str) -> Iterator[tuple[str, Source]]:
+    """Relative path and source of each video, as the storage lists them; a single file is taken
+    whatever its suffix. Folders of millions take little memory.
 
     Raises:
-        DataError: nothing is there, or no file has a video's suffix.
+        DataError: ``uri`` does not exist.
     """
     if not storage.exists(uri):
         raise DataError(f"{uri} does not exist.")
     if not storage.is_folder(uri):
         size_bytes, version = storage.file_version(uri)
         name = PurePosixPath(uri.rstrip("/")).name
-        return [(name, Source(uri=uri, size_bytes=size_bytes, version=version))]
-    files = storage.list_files(uri)
-    videos = [f for f in files if PurePosixPath(f.path).suffix.lower() in VIDEO_SUFFIXES]
+        yield name, Source(uri=uri, size_bytes=size_bytes, version=version)
+        return
+    for file in storage.iter_files(uri):
+        if PurePosixPath(file.path).suffix.lower() in VIDEO_SUFFIXES:
+            address = storage.join(uri, file.path)
+            yield file.path, Source(uri=address, size_bytes=file.size_bytes, version=file.version)
+
+
+def list_videos(uri: str) -> list[tuple[str, Source]]:
+    """All of :func:`iter_videos`, sorted by path.
+
+    Raises:
+        DataError: nothing is there, or no file has a video's suffix.
+    """
+    videos = sorted(iter_videos(uri), key=lambda video: video[0])
     if not videos:
-        known = ", ".join(sorted(VIDEO_SUFFIXES))
-        raise DataError(f"{uri} holds {len(files)} files but no video (known: {known}).")
-    return [
-        (f.path, Source(uri=storage.join(uri, f.path), size_bytes=f.size_bytes, version=f.version))
-        for f in videos
-    ]
+        raise no_video(uri)
+    return videos
+
+
+def no_video(uri: str) -> DataError:
+    """The error of a folder without videos."""
+    known = ", ".join(sorted(VIDEO_SUFFIXES))
+    return DataError(f"{uri} holds no video (known: {known}).")
 
 
 def list_folder(config: DataConfig) -> list[ClipSource]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from avs.datasets.synthetic import SyntheticConfig, clip_plan, write_clip
 from avs.demo.config import DemoConfig
-from avs.inference.bucket import segment_bucket
+from avs.inference.bucket.run import segment_bucket
 from avs.inference.config import EvaluateConfig, SegmentConfig
 from avs.inference.evaluation import evaluate, table_lines
 from avs.inference.outputs import OutputKind

@@ -19,7 +19,9 @@ class SegmentConfig:
 
     ``masks_per_s``: 1 to 120, or ``native`` for a mask of every frame. ``objects``: masks.json also
     tells all visible objects, silent ones too, and the overlay outlines the silent ones.
-    ``max_reject_ratio``: share of rejected videos above which the job fails, None for no limit.
+    ``max_failed_ratio``: share of rejected videos above which the job fails, None for no limit.
+    ``watch``: go on with new and changed videos, listing the input ``watch_every_s`` after the end
+    of the last, until stopped.
     """
 
     checkpoint: str
@@ -30,7 +32,9 @@ class SegmentConfig:
     scale: ScaleConfig
     masks_per_s: int | str = 1
     objects: bool = False
-    max_reject_ratio: float | None = None
+    max_failed_ratio: float | None = None
+    watch: bool = False
+    watch_every_s: float = 10.0
 
     @property
     def mask_rate(self) -> int | None:
@@ -39,9 +43,11 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         parse_masks_per_s(str(self.masks_per_s))
-        if self.max_reject_ratio is not None and not 0 <= self.max_reject_ratio <= 1:
-            value = self.max_reject_ratio
-            raise ConfigError(f"max_reject_ratio={value} must be between 0 and 1, or null.")
+        if self.max_failed_ratio is not None and not 0 <= self.max_failed_ratio <= 1:
+            value = self.max_failed_ratio
+            raise ConfigError(f"max_failed_ratio={value} must be between 0 and 1, or null.")
+        if not self.watch_every_s > 0:
+            raise ConfigError(f"watch_every_s={self.watch_every_s} must be positive.")
         if not self.outputs:
             known = ",".join(k.value for k in OutputKind)
             raise ConfigError(f'outputs=[] writes nothing: give some of "outputs=[{known}]".')

@@ -5,20 +5,22 @@ plan (clip, donor of the swapped sound) -> score (1 clip : 1 row, actor pool) ->
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from avs import storage
 from avs.errors import ConfigError, DataError
-from avs.inference.bucket import map_in_pool
 from avs.inference.conditions import choose_donors
 from avs.inference.config import EvaluateConfig
 from avs.inference.object_scores import object_lines, sum_objects
+from avs.inference.pool import map_in_pool
 from avs.inference.scoring import ClipScorer, combine, protocol_text, spread_out
 from avs.inference.visible import check_objects
 from avs.progress import Progress
 from avs.report.evaluation import write_report
-from avs.training.checkpoint import check_alignment, load_checkpoint
+from avs.telemetry import JobRun, count_items, job_run, stage, use_run, write_summary
+from avs.training.checkpoint import Checkpoint, check_alignment, load_checkpoint
 from avs.training.feed import ClipReader
 from avs.training.lineage import clip_ids, overlap_warnings, read_lineage
 from avs.training.resolve import find_checkpoint
@@ -53,7 +55,24 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
     )
     for leak in leaks:
         say(f"evaluate: warning: {leak}")
-    rows = _score(config, reader, checkpoint.uri, prepared, say)
+    start_s = time.monotonic()
+    with job_run("evaluate", out=out) as run:
+        rows = _score(config, reader, checkpoint.uri, prepared, run, say)
+        metrics = _finish(config, checkpoint, rows, [*reader.manifest.warnings, *leaks], say)
+        seconds = time.monotonic() - start_s
+        write_summary(out, run=run, seconds=seconds, rows=_summary(metrics), say=say)
+    return metrics
+
+
+def _finish(
+    config: EvaluateConfig,
+    checkpoint: Checkpoint,
+    rows: list[dict[str, Any]],
+    warnings: list[str],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Sum up the rows; write and tell the metrics."""
+    out, prepared = storage.absolute(config.out), storage.absolute(config.data.prepared)
     try:
         conditions = combine(
             rows,
@@ -64,15 +83,31 @@ def evaluate(config: EvaluateConfig, *, say: Callable[[str], None] = print) -> d
     except ValueError:
         raise DataError(f"split={config.split} of {prepared} has no ground truth.") from None
     metrics = _metrics(config, checkpoint.uri, conditions)
-    metrics["data_warnings"] = [*reader.manifest.warnings, *leaks]
+    metrics["data_warnings"] = warnings
     if config.objects:
         metrics["objects"] = sum_objects(rows)
+    names = checkpoint.clip.class_names
     write_report(out, metrics=metrics, rows=rows, run=_run_of(checkpoint.uri), class_names=names)
     storage.write_json(storage.join(out, "metrics.json"), metrics)
     for line in table_lines(metrics):
         say(line)
     say(f"evaluate: -> {out}/report.html")
     return metrics
+
+
+class ScoreClip:
+    """Body of a worker: a :class:`ClipScorer` that is measured, and logged for its run."""
+
+    def __init__(self, run: JobRun, **arguments: Any) -> None:
+        use_run(run)
+        self._scorer = ClipScorer(**arguments)
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        """The scorer's row of a task that names its clip."""
+        with stage("evaluate", "score", clip_id=task["clip_id"]):
+            row = self._scorer(task)
+        count_items(1, job="evaluate", status="ok")
+        return row
 
 
 def table_lines(metrics: dict[str, Any]) -> list[str]:
@@ -89,13 +124,19 @@ def _score(
     reader: ClipReader,
     checkpoint: str,
     prepared: str,
+    run: JobRun,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    donors = choose_donors(reader.categories(), reader.clip_ids())
+    ids = reader.clip_ids()
+    donors = choose_donors(reader.categories(), ids)
     count = len(reader)
     shown = spread_out(config.num_pictures, count)
-    tasks = [{"index": i, "donor": donors[i], "picture": i in shown} for i in range(count)]
+    tasks = [
+        {"index": i, "donor": donors[i], "picture": i in shown, "clip_id": ids[i]}
+        for i in range(count)
+    ]
     arguments = {
+        "run": run,
         "checkpoint": checkpoint,
         "prepared": prepared,
         "split": config.split,
@@ -104,7 +145,8 @@ def _score(
     }
     progress = Progress("evaluate", total=count, unit="clips", say=say)
     rows = []
-    for row in map_in_pool(ClipScorer, tasks, arguments=arguments, scale=config.scale):
+    scored = map_in_pool(ScoreClip, tasks, arguments=arguments, scale=config.scale, name="evaluate")
+    for row in scored:
         rows.append(row)
         progress.add(1)
     return rows
@@ -122,6 +164,15 @@ def _metrics(config: EvaluateConfig, checkpoint: str, conditions: dict[str, Any]
         **{f"{key}_{name}": conditions[name][key] for name in conditions for key in ("j", "f")},
         "conditions": conditions,
     }
+
+
+def _summary(metrics: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows = [
+        (f"{key.upper()} {name} sound", metrics[f"{key}_{name}"])
+        for name in metrics["conditions"]
+        for key in ("j", "f")
+    ]
+    return [("clips", metrics["num_clips"]), *rows, ("warnings", len(metrics["data_warnings"]))]
 
 
 def _run_of(checkpoint: str) -> str | None:

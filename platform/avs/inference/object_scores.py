@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from avs.inference.conditions import Condition
-from avs.inference.visible import VisibleObject
+from avs.inference.objects import VisibleObject
 from avs.media.coco import TrackMask
 
 __all__ = [

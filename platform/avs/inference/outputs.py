@@ -8,18 +8,21 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from avs.errors import ConfigError
+from avs.inference.rle_table import write_rle_parquet
 from avs.inference.track import MaskTrack
 from avs.media.masks import write_indexed_png
 from avs.media.sampling import MAX_SAMPLES_PER_S
-from avs.media.sandbox import draw_track, matte_track
+from avs.media.sandbox import draw_track, matte_track, thumbnail_track
 
 __all__ = [
+    "OUTPUT_NAMES",
     "OutputKind",
     "check_masks_per_s",
     "folder_name",
@@ -32,14 +35,34 @@ _NATIVE = "native"
 
 
 class OutputKind(enum.Enum):
-    """rle_json: masks.json with COCO run-lengths; png: an indexed PNG a mask; npz: all masks as
-    arrays; overlay: an mp4; matte: a QuickTime file with alpha."""
+    """rle_json: masks.json with COCO run-lengths; rle_parquet: the same as a table; png: an indexed
+    PNG a mask; npz: all masks as arrays; overlay: an mp4; thumbnails: a JPEG of some moments;
+    matte: a QuickTime file with alpha."""
 
     RLE_JSON = "rle_json"
+    RLE_PARQUET = "rle_parquet"
     PNG = "png"
     NPZ = "npz"
     OVERLAY = "overlay"
+    THUMBNAILS = "thumbnails"
     MATTE = "matte"
+
+
+# What each kind writes into the folder of a video; a name with a slash is a folder of many files.
+OUTPUT_NAMES = {
+    OutputKind.RLE_JSON: "masks.json",
+    OutputKind.RLE_PARQUET: "masks.parquet",
+    OutputKind.PNG: "png/",
+    OutputKind.NPZ: "masks.npz",
+    OutputKind.OVERLAY: "overlay.mp4",
+    OutputKind.THUMBNAILS: "thumbnails.jpg",
+    OutputKind.MATTE: "matte.mov",
+}
+_VIDEO_WRITERS = {
+    OutputKind.OVERLAY: draw_track,
+    OutputKind.THUMBNAILS: thumbnail_track,
+    OutputKind.MATTE: matte_track,
+}
 
 
 def parse_masks_per_s(text: str) -> int | None:
@@ -70,39 +93,48 @@ def write_outputs(
 
     One mask, or one frame, is in memory at a time. Raises MediaError.
     """
+    files: dict[OutputKind, Callable[[Path], None]] = {
+        OutputKind.RLE_JSON: partial(_write_json, track),
+        OutputKind.RLE_PARQUET: partial(write_rle_parquet, track),
+        OutputKind.NPZ: partial(_write_npz, track),
+    }
     names: list[str] = []
-    if OutputKind.RLE_JSON in kinds:
-        names.append("masks.json")
-        (folder / "masks.json").write_text(json.dumps(track.to_json(), ensure_ascii=False))
-    if OutputKind.PNG in kinds:
-        (folder / "png").mkdir()
-        for k in range(len(track)):
-            name = f"png/{k:06d}.png"
-            data = write_indexed_png(track.mask(k), num_classes=len(track.class_names))
-            (folder / name).write_bytes(data)
+    for kind in (kind for kind in OutputKind if kind in kinds):
+        name = OUTPUT_NAMES[kind]
+        if kind is OutputKind.PNG:
+            names += _write_pngs(track, folder, name)
+        elif kind in files:
+            files[kind](folder / name)
             names.append(name)
-    if OutputKind.NPZ in kinds:
-        names.append("masks.npz")
-        _write_npz(track, folder / "masks.npz")
     return names + _write_videos(track, folder, kinds, video_path=video_path)
+
+
+def _write_json(track: MaskTrack, path: Path) -> None:
+    path.write_text(json.dumps(track.to_json(), ensure_ascii=False))
+
+
+def _write_pngs(track: MaskTrack, folder: Path, below: str) -> list[str]:
+    (folder / below).mkdir()
+    names = [f"{below}{k:06d}.png" for k in range(len(track))]
+    for k, name in enumerate(names):
+        data = write_indexed_png(track.mask(k), num_classes=len(track.class_names))
+        (folder / name).write_bytes(data)
+    return names
 
 
 def _write_videos(
     track: MaskTrack, folder: Path, kinds: Sequence[OutputKind], *, video_path: str
 ) -> list[str]:
-    """Overlay and matte, in the decoder child, which takes the masks as a file."""
-    writers = {
-        OutputKind.OVERLAY: ("overlay.mp4", draw_track),
-        OutputKind.MATTE: ("matte.mov", matte_track),
-    }
-    wanted = [writer for kind, writer in writers.items() if kind in kinds]
+    """What shows the video itself, in the decoder child, which takes the masks as a file."""
+    wanted = [kind for kind in _VIDEO_WRITERS if kind in kinds]
     if wanted:
         with tempfile.TemporaryDirectory(prefix="avs-") as scratch:
             masks = Path(scratch) / "masks.json"
-            masks.write_text(json.dumps(track.to_json(), ensure_ascii=False))
-            for name, write in wanted:
-                write(video_path, track=str(masks), target=str(folder / name))
-    return [name for name, _ in wanted]
+            _write_json(track, masks)
+            for kind in wanted:
+                target = str(folder / OUTPUT_NAMES[kind])
+                _VIDEO_WRITERS[kind](video_path, track=str(masks), target=target)
+    return [OUTPUT_NAMES[kind] for kind in wanted]
 
 
 def _write_npz(track: MaskTrack, path: Path) -> None:

@@ -20,10 +20,11 @@ import torch
 
 from avs import storage
 from avs.errors import CheckpointError, ConfigError
+from avs.inference.network_input import window_arrays, window_sound
 from avs.inference.outputs import check_masks_per_s
 from avs.inference.track import MaskTrack
 from avs.inference.visible import check_objects
-from avs.inference.window import FrameMask, window_arrays, window_masks, window_sound
+from avs.inference.window import FrameMask, window_masks
 from avs.media.pieces import MediaPart, decode_pieces, media_rounds, part_of
 from avs.media.sampling import native_rate
 from avs.media.sandbox import probe, sandbox_state

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from avs.inference.conditions import Condition, sound_for
 from avs.inference.object_scores import count_objects, outlines, shown_objects
+from avs.inference.objects import VisibleObject
 from avs.inference.predictor import Predictor
-from avs.inference.visible import VisibleObject, objects_at
+from avs.inference.visible import objects_at
 from avs.media.frames import resize_frames
 from avs.metrics import (
     BinaryMeter,

@@ -13,6 +13,7 @@ import torch
 from avs.inference.conditions import Condition, choose_donors
 from avs.inference.scoring import ClipScorer, as_numpy, combine
 from avs.metrics import BinaryMeter
+from avs.telemetry import stage
 from avs.training.checkpoint import load_checkpoint
 from avs.training.feed import ClipReader
 
@@ -28,10 +29,14 @@ def score_split(checkpoint: str, prepared: str, *, split: str, device: str) -> d
     semantic model, whose figures are means over classes and not over clips.
     """
     reader = ClipReader(prepared, split=split)
-    donors = choose_donors(reader.categories(), reader.clip_ids())
+    ids = reader.clip_ids()
+    donors = choose_donors(reader.categories(), ids)
     scorer = ClipScorer(checkpoint, prepared, split, device)
     tasks = [{"index": i, "donor": donor, "picture": False} for i, donor in enumerate(donors)]
-    rows = [scorer(task) for task in tasks]
+    rows = []
+    for clip_id, task in zip(ids, tasks, strict=True):
+        with stage("evaluate", "score", clip_id=clip_id):
+            rows.append(scorer(task))
     num_classes = load_checkpoint(checkpoint).model.num_classes
     conditions = combine(rows, num_classes=num_classes, batch_size=1)
     return {

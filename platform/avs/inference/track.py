@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from avs.errors import MediaError
-from avs.inference.visible import VisibleObject
+from avs.inference.objects import VisibleObject
 from avs.media.frames import MAX_FRAME_PIXELS
 from avs.media.masks import Rle, decode_rle, encode_rle
 from avs.media.sampling import MAX_SAMPLES_PER_S

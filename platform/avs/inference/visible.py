@@ -1,50 +1,21 @@
-"""The objects of a picture, sounding or silent, as they are written: one record an object."""
+"""The objects of a picture, sounding or silent, out of what a model says of its queries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from avs.errors import ConfigError
-from avs.media.coco import SOUNDS
-from avs.media.masks import Rle, encode_rle
+from avs.inference.objects import VisibleObject
+from avs.media.masks import encode_rle
 from avs.models import MODELS
 from avs.models.visible_objects import VisibleObjects
 from avs.training.checkpoint import Checkpoint
 
-__all__ = ["VisibleObject", "check_objects", "finds_objects", "found_objects", "objects_at"]
-
-_DIGITS = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VisibleObject:
-    """score: how sure the model is that the object is there; sounding: how much it sounds at this
-    time; 0..1 each. rle: its mask, COCO run-lengths."""
-
-    category: str
-    score: float
-    sounding: float
-    rle: Rle
-
-    @property
-    def sounds(self) -> bool:
-        """Whether it counts as sounding: of what masks.json tells, as the overlay does."""
-        return round(self.sounding, _DIGITS) >= SOUNDS
-
-    def to_json(self) -> dict[str, Any]:
-        """As in masks.json."""
-        return {
-            "category": self.category,
-            "score": round(self.score, _DIGITS),
-            "sounding": round(self.sounding, _DIGITS),
-            "rle": self.rle,
-        }
+__all__ = ["check_objects", "finds_objects", "found_objects", "objects_at"]
 
 
 def found_objects(

@@ -1,8 +1,8 @@
-"""What goes into a network and what its logits become: all of inference but the network itself.
+"""What a network's logits become.
 
-One function each, so that all masks of a video are made in the same way, whichever window or batch
-its frames fall into. None needs weights: videos may be cut and masks be made in another process
-than the one with the network.
+One function, so that all masks of a video are made in the same way, whichever window or batch its
+frames fall into. It needs no weights: masks may be made in another process than the one with the
+network. What goes in: :mod:`avs.inference.network_input`.
 
 Shapes: W windows of T frames, K classes (1 = binary), h x w logits.
 """
@@ -17,13 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 
-from avs.inference.visible import VisibleObject, objects_at
-from avs.media.audio import SAMPLE_RATE_HZ, clip_log_mel, from_int16, to_int16
+from avs.inference.objects import VisibleObject
+from avs.inference.visible import objects_at
 from avs.media.pieces import MediaWindow
 from avs.models.visible_objects import VisibleObjects
-from avs.training.checkpoint import ClipSpec
 
-__all__ = ["FrameMask", "frame_mask", "window_arrays", "window_masks", "window_sound"]
+__all__ = ["FrameMask", "frame_mask", "window_masks"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,18 +32,6 @@ class FrameMask:
     time_s: float
     mask: np.ndarray
     objects: list[VisibleObject] | None
-
-
-def window_arrays(
-    windows: Sequence[MediaWindow], clip: ClipSpec, *, input_kind: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What :meth:`avs.inference.predictor.Predictor.forward` takes: frames uint8 [W, T, S, S, 3],
-    sound as ``input_kind`` of the audio network says, frame_valid bool [W, T]."""
-    return (
-        np.stack([w.frames for w in windows]),
-        np.stack([window_sound(w.sound, clip, input_kind=input_kind) for w in windows]),
-        np.stack([np.arange(clip.num_frames) < w.window.num_valid for w in windows]),
-    )
 
 
 def window_masks(
@@ -69,22 +56,6 @@ def window_masks(
             objects = objects_at(visible, (t,), names=names, size_px=size_px)
         made.append(FrameMask(time_s=float(seen.frame_time_s[t]), mask=mask, objects=objects))
     return made
-
-
-def window_sound(samples: np.ndarray | None, clip: ClipSpec, *, input_kind: str) -> np.ndarray:
-    """What the audio network hears of a window: log-mel float32 [T, 1, 96, 64] or waveform [n].
-
-    samples: float32 mono 16 kHz, None = silence. input_kind: of the audio network.
-    """
-    count = clip.num_frames
-    if samples is None:
-        samples = np.zeros(count * SAMPLE_RATE_HZ, np.float32)
-    sound = from_int16(to_int16(samples))
-    if input_kind == "waveform":
-        return sound
-    return clip_log_mel(
-        sound, num_examples=count, pad=clip.audio_pad, alignment=clip.audio_alignment
-    )
 
 
 def frame_mask(

@@ -57,9 +57,11 @@ class HeldMasks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredTrack:
-    """The masks of a ``masks.json``: class indices uint8 [h, w], drawn when asked for."""
+    """The masks of a ``masks.json``: class indices uint8 [h, w], drawn when asked for, and the
+    times [N] of the frames that they were made of, in seconds."""
 
     held: HeldMasks
+    time_s: tuple[float, ...]
     num_classes: int
 
 
@@ -68,13 +70,14 @@ def read_stored_track(track: str, *, video: str) -> StoredTrack:
     plain = json.loads(Path(track).read_bytes())
     masks = parse_track(plain, video=video)
     names = [str(name) for name in plain["classes"]]
+    time_s = tuple(mask.time_s for mask in masks)
     held = HeldMasks.hold(
         _LazyMasks(len(masks), lambda index: masks[index].dense(names.index)),
-        mask_time_s=[mask.time_s for mask in masks],
+        mask_time_s=time_s,
         hold_before_s=SAMPLE_OFFSET_S / _masks_per_s(plain),
         silent=_LazyMasks(len(masks), lambda index: masks[index].silent_labels()),
     )
-    return StoredTrack(held=held, num_classes=len(names))
+    return StoredTrack(held=held, time_s=time_s, num_classes=len(names))
 
 
 def _masks_per_s(plain: dict[str, Any]) -> int:

@@ -30,6 +30,7 @@ __all__ = [
     "read_mask",
     "resize_mask",
     "rgb_to_index",
+    "rle_area",
     "voc_palette",
     "write_indexed_png",
 ]
@@ -140,6 +141,11 @@ def encode_rle(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> Rle:
     """COCO run-length code of a binary mask [H, W] (non-zero = object)."""
     code = coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
     return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
+
+
+def rle_area(rle: Rle) -> int:
+    """How many pixels a run-length code covers."""
+    return int(coco_mask.area(rle))
 
 
 def decode_rle(rle: Rle) -> NDArray[np.uint8]:

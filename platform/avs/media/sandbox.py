@@ -1,8 +1,8 @@
 """Decoding in a child process, so that a hostile or broken file harms no one else.
 
-The functions are those of :mod:`avs.media.video`, :mod:`avs.media.audio`, :mod:`avs.media.render`
-and :mod:`avs.media.matte`, with the same results and messages; a caller switches by its import. One
-child for every calling process is started at the first call and kept, and another for drawing,
+The functions are those of :mod:`avs.media.video`, ``audio``, ``render``, ``matte`` and
+``thumbnails``, with the same results and messages; a caller switches by its import. One child for
+every calling process is started at the first call and kept, and another for drawing,
 which may write files. It has no network, no credentials, little memory and a deadline. A file on
 which it crashes or hangs becomes a MediaError, and the next call finds a fresh decoder. Calls from
 several threads queue.
@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from avs.errors import MediaError
-from avs.media import audio, matte, render, video
+from avs.media import audio, matte, render, thumbnails, video
 from avs.media.sandbox_child import CALLS
 from avs.media.sandbox_limits import DecoderGoneError, SandboxLimits, SandboxState
 from avs.media.sandbox_process import DecoderProcess
@@ -41,6 +41,7 @@ __all__ = [
     "read_audio",
     "read_sound_track",
     "sandbox_state",
+    "thumbnail_track",
 ]
 
 P = ParamSpec("P")
@@ -185,3 +186,4 @@ read_audio = _in_child(audio.read_audio)
 read_sound_track = _in_child(audio.read_sound_track)
 decoder_busy_s = _default.busy_s
 sandbox_state = _default.state
+thumbnail_track = _in_child(thumbnails.thumbnail_track, _drawing)

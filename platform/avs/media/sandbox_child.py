@@ -43,6 +43,7 @@ from avs.media.sandbox_confine import (
 )
 from avs.media.sandbox_limits import OUT_OF_MEMORY
 from avs.media.sandbox_wire import pack, rebuild, receive_message, send_message
+from avs.media.thumbnails import thumbnail_track
 from avs.media.video import decode_video, probe
 
 __all__ = ["CALLS", "main"]
@@ -56,6 +57,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "read_small_picture": read_small_picture,
     "read_sound_track": read_sound_track,
     "read_track": read_track,
+    "thumbnail_track": thumbnail_track,
 }
 _PARENT_CHECK_S = 1.0
 _COMMON_RATES_HZ = (44100, 48000)

@@ -19,13 +19,16 @@ img { max-width: 100%; height: auto; } p.note { color: #666; }
 """
 
 
-def page(title: str, sections: Sequence[tuple[str, str]], *, note: str = "") -> str:
-    """An HTML document; ``sections`` are headings (plain text) and bodies (HTML)."""
+def page(
+    title: str, sections: Sequence[tuple[str, str]], *, note: str = "", style: str = ""
+) -> str:
+    """An HTML document; ``sections`` are headings (plain text) and bodies (HTML); ``style`` is CSS
+    beside that of all pages."""
     body = "".join(f"<h2>{html.escape(head)}</h2>\n{content}\n" for head, content in sections)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style></head>\n"
         f'<body><h1>{html.escape(title)}</h1>\n<p class="note">{html.escape(note)}</p>\n'
         f"{body}</body></html>\n"
     )

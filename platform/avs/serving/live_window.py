@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from avs.errors import MediaError
+from avs.inference.network_input import window_arrays
 from avs.inference.track import MaskTrack
-from avs.inference.window import window_arrays, window_masks
+from avs.inference.window import window_masks
 from avs.media.frames import SmallPicture, read_small_picture
 from avs.media.pieces import MediaWindow
 from avs.media.resampling import SAMPLE_RATE_HZ

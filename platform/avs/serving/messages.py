@@ -50,9 +50,11 @@ class Answer:
 
 ANSWERS = {
     OutputKind.RLE_JSON.value: Answer("application/json"),
+    OutputKind.RLE_PARQUET.value: Answer("application/vnd.apache.parquet", "-masks.parquet"),
     OutputKind.PNG.value: Answer("application/zip", "-masks.zip"),
     OutputKind.NPZ.value: Answer("application/octet-stream", "-masks.npz"),
     OutputKind.OVERLAY.value: Answer("video/mp4", "-overlay.mp4"),
+    OutputKind.THUMBNAILS.value: Answer("image/jpeg", "-thumbnails.jpg"),
     OutputKind.MATTE.value: Answer("video/quicktime", "-matte.mov"),
     STREAM: Answer("application/x-ndjson"),
 }

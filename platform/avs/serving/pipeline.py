@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from avs.errors import MediaError
+from avs.inference.network_input import window_arrays
 from avs.inference.outputs import OutputKind
 from avs.inference.track import MaskTrack, TimedMask
-from avs.inference.window import window_arrays, window_masks
+from avs.inference.window import window_masks
 from avs.media.pieces import PIECE_S, MediaWindow, decode_pieces, media_rounds, part_of
 from avs.media.probing import VideoInfo, VideoTrack, read_track
 from avs.media.sampling import native_rate

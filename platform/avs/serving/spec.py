@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from avs.models.visible_objects import VisibleObjects
 from avs.serving.messages import ModelInfo
-from avs.training.checkpoint import ClipSpec
+from avs.training.clip_spec import ClipSpec
 
 __all__ = ["ModelSpec", "UnknownCheckpoint", "WindowAnswer", "WindowJob"]
 

@@ -16,7 +16,7 @@ from avs.models.audio import AUDIO_NETWORKS
 from avs.models.config import ModelConfig
 from avs.models.registry import MODELS, model_options
 from avs.prepare.manifest import Manifest
-from avs.training.checkpoint import ClipSpec
+from avs.training.clip_spec import ClipSpec
 from avs.training.config import LoopConfig, Schedule, TrainConfig
 from avs.training.lineage import StartedFrom, content_hash
 from avs.training.run import EpochMetrics

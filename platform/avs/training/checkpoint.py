@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import pickle
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -26,6 +26,7 @@ from avs.media.logmel import Alignment
 from avs.models.audio import AUDIO_NETWORKS, build_audio_network
 from avs.models.config import ModelConfig
 from avs.models.weights import hash_weights
+from avs.training.clip_spec import ClipSpec
 from avs.training.config import InferenceConfig
 from avs.training.lineage import Lineage, write_lineage
 from avs.training.resolve import LAST_WRITTEN, resolve_checkpoint
@@ -33,7 +34,6 @@ from avs.training.resolve import LAST_WRITTEN, resolve_checkpoint
 __all__ = [
     "CHECKPOINT_VERSION",
     "Checkpoint",
-    "ClipSpec",
     "check_alignment",
     "copy_checkpoint",
     "load_checkpoint",
@@ -44,17 +44,6 @@ __all__ = [
 
 CHECKPOINT_VERSION = 1
 _AUDIO = "audio."  # the audio network in the state dict of a system
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipSpec:
-    """What a window looks like to the network: T frames of S x S, its sound, the class names."""
-
-    num_frames: int
-    image_size_px: int
-    class_names: tuple[str, ...]
-    audio_pad: Literal["repeat", "zero"] = "repeat"
-    audio_alignment: Alignment = Alignment.AVSBENCH
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from avs.errors import ConfigError
 from avs.losses import LossConfig, LossKind
 from avs.models import MODELS, ModelConfig
 from avs.prepare.manifest import Manifest
-from avs.training.checkpoint import ClipSpec
+from avs.training.clip_spec import ClipSpec
 from avs.training.config import TrainConfig
 from avs.training.feed import ClipReader
 

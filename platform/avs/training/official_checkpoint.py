@@ -26,7 +26,8 @@ from avs.media.logmel import Alignment
 from avs.models import MODELS, AvsSystem, ModelConfig, build_system, import_official
 from avs.models.weights import decode_weights, read_weights_bytes, skip_random_init
 from avs.training.card import imported_card
-from avs.training.checkpoint import ClipSpec, save_checkpoint
+from avs.training.checkpoint import save_checkpoint
+from avs.training.clip_spec import ClipSpec
 from avs.training.config import InferenceConfig
 
 __all__ = ["ImportConfig", "import_checkpoint"]

@@ -14,10 +14,11 @@ from small_configs import ONE_WORKER
 from avs.config import dump, parse
 from avs.errors import ConfigError
 from avs.inference.config import SegmentConfig
+from avs.inference.network_input import window_arrays
 from avs.inference.outputs import parse_masks_per_s
 from avs.inference.predictor import Predictor
 from avs.inference.track import MaskTrack
-from avs.inference.window import window_arrays, window_masks
+from avs.inference.window import window_masks
 from avs.media import pieces
 from avs.media.encoding import write_mp4
 from avs.media.pieces import decode_pieces, media_rounds, part_of

@@ -18,9 +18,10 @@ from avs.inference.object_scores import (
     shown_objects,
     sum_objects,
 )
+from avs.inference.objects import VisibleObject
 from avs.inference.predictor import Predictor
 from avs.inference.scoring import ClipScorer, as_numpy
-from avs.inference.visible import VisibleObject, objects_at
+from avs.inference.visible import objects_at
 from avs.media.masks import encode_rle
 from avs.training.feed import ClipReader
 

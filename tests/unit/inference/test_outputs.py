@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from made_clips import write_video
 from PIL import Image
@@ -15,7 +17,7 @@ from PIL import Image
 from avs.inference.outputs import OutputKind, folder_name, write_outputs
 from avs.inference.track import MaskTrack
 from avs.media.audio import read_audio
-from avs.media.masks import decode_rle
+from avs.media.masks import Rle, decode_rle
 from avs.media.video import Sampling, decode_video, probe
 
 NASTY = [
@@ -96,11 +98,13 @@ def test_each_kind_is_written_and_named(video: Path, track: MaskTrack, tmp_path:
     names = write_outputs(track, folder, list(OutputKind), video_path=str(video))
     assert names == [
         "masks.json",
+        "masks.parquet",
         "png/000000.png",
         "png/000001.png",
         "png/000002.png",
         "masks.npz",
         "overlay.mp4",
+        "thumbnails.jpg",
         "matte.mov",
     ]
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
@@ -119,9 +123,11 @@ def test_only_what_is_asked_for_is_written(
     assert {n.split("/")[0] for n in names} == {
         {
             "rle_json": "masks.json",
+            "rle_parquet": "masks.parquet",
             "png": "png",
             "npz": "masks.npz",
             "overlay": "overlay.mp4",
+            "thumbnails": "thumbnails.jpg",
             "matte": "matte.mov",
         }[kind.value]
     }
@@ -195,3 +201,34 @@ def test_the_matte_is_opaque_where_something_sounds(
         argb = frame.to_ndarray(format="argb")
         assert np.array_equal(argb[..., 0] == 255, track.mask(n // 8) > 0)
         assert set(np.unique(argb).tolist()) == {0, 255}
+
+
+def test_a_table_holds_the_run_lengths_of_the_json(
+    video: Path, track: MaskTrack, tmp_path: Path
+) -> None:
+    track.masks[1].rles.clear()  # a second in which nothing sounds
+    write_outputs(track, tmp_path, [OutputKind.RLE_PARQUET], video_path=str(video))
+    table = pq.read_table(tmp_path / "masks.parquet")
+    assert table.column("mask").to_pylist() == [0, 2]
+    assert table.column("time_s").to_pylist() == [15 / 16, 2 + 15 / 16]
+    assert table.column("category").to_pylist() == ["sounding", "sounding"]
+    assert table.column("area").to_pylist() == pytest.approx([400 / (48 * 80)] * 2)
+    for row in table.to_pylist():
+        rle = Rle(size=[row["height"], row["width"]], counts=row["counts"])
+        assert np.array_equal(decode_rle(rle), track.mask(row["mask"]))
+    assert table.schema.metadata[b"num_masks"] == b"3"
+
+
+def test_thumbnails_show_moments_of_the_video_with_their_masks(
+    video: Path, track: MaskTrack, tmp_path: Path
+) -> None:
+    bare = replace(track, masks=[replace(mask, rles={}) for mask in track.masks])
+    strips = []
+    for name, given in (("with", track), ("without", bare)):
+        (tmp_path / name).mkdir()
+        write_outputs(given, tmp_path / name, [OutputKind.THUMBNAILS], video_path=str(video))
+        strips.append(np.asarray(Image.open(tmp_path / name / "thumbnails.jpg")).astype(int))
+    assert strips[0].shape == (144, 3 * 240, 3)
+    drawn = np.abs(strips[0] - strips[1]).max(axis=2) > 40
+    middles = [np.argwhere(drawn[:, 240 * k : 240 * k + 240])[:, 1].mean() for k in range(3)]
+    assert middles == pytest.approx([30, 90, 150], abs=6)  # the square moves, three times as large

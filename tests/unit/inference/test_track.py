@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from avs.errors import MediaError
+from avs.inference.objects import VisibleObject
 from avs.inference.track import MaskTrack
-from avs.inference.visible import VisibleObject
 from avs.media.masks import decode_rle, encode_rle
 
 NAMES = ("background", "dog", "guitar")

@@ -13,10 +13,11 @@ from avsc_files import save_avsc
 from made_clips import write_video
 
 from avs.errors import ConfigError
+from avs.inference.objects import VisibleObject
 from avs.inference.outputs import OutputKind, write_outputs
 from avs.inference.predictor import Predictor
 from avs.inference.track import MaskTrack
-from avs.inference.visible import VisibleObject, found_objects
+from avs.inference.visible import found_objects
 from avs.media.coco import TrackMask, parse_track
 from avs.media.encoding import write_mp4
 from avs.media.masks import decode_rle, encode_rle

@@ -20,7 +20,7 @@ from avs.serving.meters import Meters
 from avs.serving.pipeline import Forward, VideoPipeline
 from avs.serving.segmenter import WindowSegmenter
 from avs.serving.spec import ModelSpec, WindowAnswer, WindowJob
-from avs.training.checkpoint import ClipSpec
+from avs.training.clip_spec import ClipSpec
 
 THRESHOLD = 0.17  # the masks of random weights are then all different
 CLIP = ClipSpec(num_frames=3, image_size_px=32, class_names=("background", "sounding"))

@@ -14,7 +14,8 @@ from small_configs import train_config
 
 from avs import storage
 from avs.errors import ConfigError
-from avs.training.checkpoint import ClipSpec, save_checkpoint
+from avs.training.checkpoint import save_checkpoint
+from avs.training.clip_spec import ClipSpec
 from avs.training.config import TrainConfig
 from avs.training.run import Run, best_epoch
 

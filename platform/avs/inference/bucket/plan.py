@@ -1,0 +1,110 @@
+"""How the bucket job is dealt out: rounds of the listing, blocks of a round, pools of workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from avs.errors import ConfigError
+from avs.inference.bucket.job import Video
+from avs.scale import ScaleConfig
+
+__all__ = ["Pools", "blocks", "plan_pools", "rounds"]
+
+# The work list of a round is in the memory of the driver; the model is loaded once a round.
+ROUND_VIDEOS = 100_000
+_BLOCK_VIDEOS = 16  # tiny files: Ray takes milliseconds for a block
+_BLOCK_BYTES = 64 << 20  # large ones: the next worker should not wait for them
+_BLOCKS_PER_WORKER = 4  # the last ones to finish differ by less
+# Of the CPUs of a worker that has no GPU: the network takes most of the time there, and all three
+# must fit in at once. The system shares out the cores as they are needed.
+_SEGMENT_SHARE, _DECODE_SHARE, _WRITE_SHARE = 0.5, 0.3, 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pools:
+    """How many workers each stage has, and what one takes of the cluster. ``num_decoders`` and
+    ``num_writers``: None = as many as there is room for."""
+
+    num_segmenters: int
+    segmenter_cpus: float
+    segmenter_gpus: float
+    mask_threads: int
+    num_decoders: int | None
+    decoder_cpus: float
+    num_writers: int | None
+    writer_cpus: float
+
+
+def rounds(videos: Iterable[Video], *, size: int = ROUND_VIDEOS) -> Iterator[list[Video]]:
+    """The listing, ``size`` videos at a time; the next ones are listed when the last are done."""
+    listing = iter(videos)
+    while one_round := list(islice(listing, size)):
+        yield one_round
+
+
+def blocks(videos: Sequence[Video], *, num_workers: int) -> list[list[Video]]:
+    """Videos that one call decodes: several small ones, a large one alone."""
+    most = math.ceil(len(videos) / (num_workers * _BLOCKS_PER_WORKER))
+    most = min(_BLOCK_VIDEOS, max(1, most))
+    made: list[list[Video]] = []
+    num_bytes = 0
+    for video in videos:
+        num_bytes += video.source.size_bytes
+        if not made or len(made[-1]) == most or num_bytes > _BLOCK_BYTES:
+            made.append([])
+            num_bytes = video.source.size_bytes
+        made[-1].append(video)
+    return made
+
+
+def plan_pools(scale: ScaleConfig, *, cluster: Mapping[str, float], num_blocks: int) -> Pools:
+    """Pools for the resources that ``cluster`` has.
+
+    Without GPUs each of the workers of ``scale`` decodes, segments and writes in its own share.
+    With GPUs a segmenter takes one CPU beside each, and all other CPUs decode and write.
+
+    Raises:
+        ConfigError: the cluster has no room for one worker.
+    """
+    cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+    count = scale.num_workers
+    if not scale.autoscaling:
+        for each, there in ((scale.cpus_per_worker, cpus), (scale.gpus_per_worker, gpus)):
+            if each:
+                count = min(count, int(there / each))
+        if count < 1:
+            raise ConfigError(
+                f"scale asks for {scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} "
+                f"GPUs a worker; the cluster has {cpus:g} and {gpus:g}."
+            )
+    count = min(count, num_blocks)
+    if scale.gpus_per_worker:
+        return _beside_gpus(scale, count, spare_cpus=cpus - count)
+    return Pools(
+        num_segmenters=count,
+        segmenter_cpus=scale.cpus_per_worker * _SEGMENT_SHARE,
+        segmenter_gpus=0.0,
+        mask_threads=0,
+        num_decoders=count,
+        decoder_cpus=scale.cpus_per_worker * _DECODE_SHARE,
+        num_writers=count,
+        writer_cpus=scale.cpus_per_worker * _WRITE_SHARE,
+    )
+
+
+def _beside_gpus(scale: ScaleConfig, count: int, *, spare_cpus: float) -> Pools:
+    # Of few CPUs, halves: decoding and writing must both find room, or neither ends.
+    each = 1.0 if spare_cpus >= 2 or scale.autoscaling else max(spare_cpus, 0.5) / 2
+    return Pools(
+        num_segmenters=count,
+        segmenter_cpus=min(1.0, scale.cpus_per_worker),
+        segmenter_gpus=scale.gpus_per_worker,
+        mask_threads=max(1, int(scale.cpus_per_worker) - 1),
+        num_decoders=None,
+        decoder_cpus=each,
+        num_writers=None,
+        writer_cpus=each,
+    )

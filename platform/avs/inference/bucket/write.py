@@ -1,0 +1,147 @@
+"""The last stage: the masks of a video are joined, written and committed.
+
+The parts of a long video wait in ``out/_parts`` until the writer of whichever came last finds all
+of them there. Two that finish together may both join: they write the same bytes. Before the first
+file of a new version is written the record of the old one goes, so that nothing mixed counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avs import storage
+from avs.config import dump
+from avs.errors import DataError, MediaError
+from avs.inference.bucket.job import (
+    COMMIT,
+    NOT_THE_VIDEO,
+    BucketJob,
+    Masks,
+    Outcome,
+    committed,
+    rejected,
+)
+from avs.inference.outputs import OUTPUT_NAMES, folder_name, write_outputs
+from avs.inference.track import MaskTrack
+from avs.lease import check_owner
+from avs.media.masks import rle_area
+
+__all__ = ["PARTS", "write_masks"]
+
+PARTS = "_parts"
+
+
+def write_masks(masks: Masks, job: BucketJob) -> Outcome | None:
+    """Write a part; the row of its video where this was the last one missing, else None.
+
+    Raises what says nothing about the video: a lost lease, a storage that is away, a full disk.
+    """
+    try:
+        done = committed(job, masks.video)  # by a call that was repeated, or by another joiner
+        if done is not None:
+            return Outcome(done)
+        whole = masks if masks.is_last and masks.part == 0 else _joined(masks, job)
+        return None if whole is None else Outcome(_commit(whole, job))
+    except NOT_THE_VIDEO:
+        raise
+    except Exception as error:  # one bad video must not end the job
+        return rejected(masks.video, error, stage="write")
+
+
+def _commit(masks: Masks, job: BucketJob) -> dict[str, Any]:
+    """Write all outputs and then the record that makes them count; returns the row."""
+    begun_s = time.perf_counter()
+    video, track = masks.video, masks.track
+    track.masks.sort(key=lambda mask: mask.time_s)
+    if not masks.has_sound:
+        track.warnings.append("no sound track: treated as silence")
+    folder = storage.join(job.out, folder_name(video.name))
+    storage.remove(storage.join(folder, COMMIT))  # of another version or checkpoint
+    with storage.local_copy(video.source.uri) as path, tempfile.TemporaryDirectory() as scratch:
+        try:
+            names = write_outputs(track, Path(scratch), job.outputs, video_path=path)
+        except MediaError as error:
+            raise MediaError(str(error).replace(path, video.name)) from error
+        for name in names:
+            storage.put_file(Path(scratch) / name, storage.join(folder, name))
+    row = _row(masks, job)
+    seconds = masks.seconds | {"write": time.perf_counter() - begun_s}
+    row["seconds"] = round(sum(seconds.values()), 3)
+    row["timings"] = {stage: round(value, 4) for stage, value in seconds.items()}
+    check_owner(job.out, job.owner)
+    record = {"key": job.key, "source": dump(video.source), "row": row, "files": names}
+    storage.write_json(storage.join(folder, COMMIT), record)
+    for info in storage.list_files(folder):  # of another version or checkpoint
+        if info.path not in {*names, COMMIT}:
+            storage.remove(storage.join(folder, info.path))
+    storage.remove(_parts_folder(masks, job))
+    return row
+
+
+def _row(masks: Masks, job: BucketJob) -> dict[str, Any]:
+    track, folder = masks.track, folder_name(masks.video.name)
+    pixels = track.size_px[0] * track.size_px[1]
+    area = [sum(rle_area(rle) for rle in mask.rles.values()) / pixels for mask in track.masks]
+    found = {track.class_names[number] for mask in track.masks for number in mask.rles}
+    return {
+        "video": masks.video.name,
+        "status": "ok",
+        "reason": "",
+        "stage": "",
+        "folder": folder,
+        "duration_s": track.duration_s,
+        "num_masks": len(track),
+        "categories": sorted(found),
+        "mask_time_s": [mask.time_s for mask in track.masks],
+        "mask_area": [round(share, 6) for share in area],
+        "mean_area": round(float(np.mean(area)), 6) if area else 0.0,
+        "outputs": {kind.value: f"{folder}/{OUTPUT_NAMES[kind]}" for kind in job.outputs},
+        "warnings": track.warnings,
+    }
+
+
+def _parts_folder(masks: Masks, job: BucketJob) -> str:
+    video = masks.video
+    text = "\n".join((job.key, video.name, video.source.version))
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    return storage.join(job.out, PARTS, digest)
+
+
+def _joined(masks: Masks, job: BucketJob) -> Masks | None:
+    """The whole video, once all of its parts are there."""
+    folder = _parts_folder(masks, job)
+    last = "-last" if masks.is_last else ""
+    stored = {
+        "track": masks.track.to_json(),
+        "has_sound": masks.has_sound,
+        "seconds": masks.seconds,
+    }
+    storage.write_json(storage.join(folder, f"{masks.part:06d}{last}.json"), stored)
+    names = [info.path for info in storage.list_files(folder)]
+    if not names or not names[-1].endswith("-last.json") or int(names[-1][:6]) + 1 != len(names):
+        return None
+    try:
+        parts = [storage.read_json(storage.join(folder, name)) for name in names]
+    except DataError:  # another joiner was faster, and has committed and tidied up
+        return None
+    tracks = [MaskTrack.from_json(part["track"]) for part in parts]
+    whole = tracks[-1]
+    whole.masks = [mask for track in tracks for mask in track.masks]
+    seconds: Counter[str] = Counter()
+    for part in parts:
+        seconds.update(part["seconds"])
+    return Masks(
+        video=masks.video,
+        part=0,
+        is_last=True,
+        track=whole,
+        has_sound=parts[-1]["has_sound"],
+        seconds=dict(seconds),
+    )
