@@ -31,7 +31,7 @@ from avs.serving.uploads import Intake
 from avs.training.checkpoint import copy_checkpoint
 from avs.training.resolve import find_checkpoint
 
-__all__ = ["QUIET", "Rollout"]
+__all__ = ["QUIET", "Rollout", "make_service", "tried"]
 
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -63,9 +63,9 @@ class Rollout:
             say(f"serve: with {one}" if name == DEFAULT_MODEL else f"serve: model={name}: {one}")
         self._refused: dict[str, str] = {}
         self._served = {name: self._kept(one.uri) for name, one in found.items()}
-        sizes = {name: _tried(served.uri) for name, served in self._served.items()}
+        sizes = {name: tried(served.uri) for name, served in self._served.items()}
         self._plan = Plan(num_segmenters=num_segmenters, windows_per_forward=sizes)
-        self._service = _service(config, tokens=tokens, plan=self._plan, scratch=self.scratch)
+        self._service = make_service(config, tokens=tokens, plan=self._plan, scratch=self.scratch)
 
     def deploy(self, *, is_open: bool = True) -> None:
         """Bring what is served to these checkpoints; returns before it is.
@@ -115,7 +115,7 @@ class Rollout:
             return False
         try:
             served = self._kept(uri)
-            _tried(served.uri)
+            tried(served.uri)
         except Exception as error:  # whatever a file brings about, the service goes on
             self._refused[name] = digest  # told once
             self._say(f"serve: model={name}: {uri} is refused, the old one stays: {error}")
@@ -130,14 +130,14 @@ def _num_nodes() -> int:
     return sum(bool(node["Alive"]) for node in nodes)
 
 
-def _tried(uri: str) -> int:
+def tried(uri: str) -> int:
     """Load a checkpoint and run it once, on the CPU; its windows per forward."""
     predictor = Predictor.from_checkpoint(uri)
     predictor.warm_up()
     return predictor.windows_per_forward
 
 
-def _service(
+def make_service(
     config: ServeConfig, *, tokens: Sequence[Token], plan: Plan, scratch: Scratch
 ) -> Service:
     num_models = len(plan.windows_per_forward)
