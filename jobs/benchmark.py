@@ -7,6 +7,7 @@ Here (quick=true for a smoke run; videos=DIR for your own instead of synthetic o
     python jobs/benchmark.py stage=train repeats=7 "train.cases=[scaling]"
     python jobs/benchmark.py stage=train 'train.overrides=["model=tpavi","train.batch_size=2"]'
     python jobs/benchmark.py stage=serve "serve.models=[tiny]"
+    python jobs/benchmark.py stage=segment num_clips=400 "segment.models=[tiny,tpavi]"
 On a cluster it measures the head node:
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml \
         --entrypoint-num-cpus 2 -- python jobs/benchmark.py stage=prepare out=/tmp/benchmark

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+import s3fs
 
 from avs import storage
 from avs.errors import DataError
@@ -190,6 +191,24 @@ def test_a_listing_is_sorted_below_the_folder_and_not_beside_it(place: str) -> N
     assert versions == [(f.size_bytes, f.version) for f in found]
 
 
+def test_a_bucket_is_listed_page_by_page(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(7):
+        storage.write_bytes(f"{s3_folder}/{k}", b"x" * k)
+    asked = []
+    send = s3fs.S3FileSystem.call_s3
+
+    def in_small_pages(self: object, method: str, **options: object) -> object:
+        asked.append(options)
+        return send(self, method, MaxKeys=3, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", in_small_pages)
+    files = storage.iter_files(s3_folder)
+    assert next(files).path == "0"
+    assert len(asked) == 1  # what comes later has not been asked for
+    assert [(info.path, info.size_bytes) for info in files] == [(str(k), k) for k in range(1, 7)]
+    assert len(asked) == 3
+
+
 def test_a_folder_is_told_from_a_file_and_from_nothing(place: str) -> None:
     storage.make_folder(place)
     storage.write_bytes(storage.join(place, "a/x"), b"1")
@@ -250,6 +269,12 @@ def test_json_keeps_letters_as_they_are(tmp_path: Path) -> None:
     storage.write_json(str(tmp_path / "x.json"), {"name": "café"})
     assert "café" in (tmp_path / "x.json").read_text()
     assert json.loads((tmp_path / "x.json").read_text()) == {"name": "café"}
+
+
+def test_json_keeps_odd_bytes_of_a_name(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    storage.write_json(str(tmp_path / "x.json"), {"name": name})
+    assert storage.read_json(str(tmp_path / "x.json")) == {"name": name}
 
 
 @pytest.mark.parametrize("uri", ["gs://b/x", "http://host/x", "memory://x"])

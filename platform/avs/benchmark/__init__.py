@@ -7,6 +7,7 @@ from pathlib import Path
 from avs.benchmark.config import (
     BenchmarkConfig,
     ModelsConfig,
+    SegmentStageConfig,
     ServeStageConfig,
     Stage,
     TrainStageConfig,
@@ -15,6 +16,7 @@ from avs.benchmark.config import (
 __all__ = [
     "BenchmarkConfig",
     "ModelsConfig",
+    "SegmentStageConfig",
     "ServeStageConfig",
     "Stage",
     "TrainStageConfig",
@@ -40,6 +42,10 @@ def run_benchmark(config: BenchmarkConfig, *, jobs: Path) -> str:
         from avs.benchmark.serve import benchmark_serve
 
         return benchmark_serve(config, jobs=jobs)
+    if config.stage is Stage.SEGMENT:
+        from avs.benchmark.segment import benchmark_segment
+
+        return benchmark_segment(config, jobs=jobs)
     from avs.benchmark.prepare import benchmark_prepare
 
     return benchmark_prepare(config, jobs=jobs)

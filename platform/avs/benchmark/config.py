@@ -5,11 +5,19 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
+from avs.benchmark.segment_config import SegmentStageConfig
 from avs.benchmark.serve_config import ServeStageConfig
 from avs.benchmark.train_config import TrainStageConfig
 from avs.errors import ConfigError
 
-__all__ = ["BenchmarkConfig", "ModelsConfig", "ServeStageConfig", "Stage", "TrainStageConfig"]
+__all__ = [
+    "BenchmarkConfig",
+    "ModelsConfig",
+    "SegmentStageConfig",
+    "ServeStageConfig",
+    "Stage",
+    "TrainStageConfig",
+]
 
 
 class Stage(enum.Enum):
@@ -19,6 +27,7 @@ class Stage(enum.Enum):
     MODELS = "models"
     TRAIN = "train"
     SERVE = "serve"
+    SEGMENT = "segment"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,10 +71,10 @@ class BenchmarkConfig:
     """What is measured, and how often.
 
     ``repeats`` interleaved runs of each contender of all stages but ``models``, and of its cost
-    table. Stage ``prepare``: with ``processes`` workers.
+    table. Stages ``prepare`` and ``segment``: with ``processes`` workers.
     ``videos`` is a local folder whose videos are repeated up to ``num_clips`` clips (null:
-    synthetic ones). ``contenders`` keeps only some of the stage's. The stages ``models``,
-    ``train`` and ``serve`` have sections of their own. ``quick`` runs each contender once on a
+    synthetic ones). ``contenders`` keeps only some of the stage's. All stages but ``prepare`` have
+    sections of their own. ``quick`` runs each contender once on a
     handful of clips or on a tiny network: a smoke test, whose figures say nothing.
     """
 
@@ -79,6 +88,7 @@ class BenchmarkConfig:
     models: ModelsConfig
     train: TrainStageConfig
     serve: ServeStageConfig
+    segment: SegmentStageConfig
     videos: str | None = None
     contenders: list[str] | None = None
 
@@ -99,3 +109,4 @@ class BenchmarkConfig:
             )
             self.train = self.train.quick()
             self.serve = self.serve.quick()
+            self.segment = self.segment.quick()

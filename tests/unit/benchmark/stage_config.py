@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from avs.benchmark import BenchmarkConfig, ModelsConfig, ServeStageConfig, TrainStageConfig
+from avs.benchmark import (
+    BenchmarkConfig,
+    ModelsConfig,
+    SegmentStageConfig,
+    ServeStageConfig,
+    TrainStageConfig,
+)
 from avs.config import parse
 
 MODELS_SECTION: dict[str, Any] = {
@@ -28,6 +34,11 @@ TRAIN_SECTION: dict[str, Any] = {
     "loader_processes": 0,
     "start_workers": 1,
     "start_overrides": [],
+}
+SEGMENT_SECTION: dict[str, Any] = {
+    "models": ["tiny"],
+    "num_threads": 1,
+    "outputs": ["rle_json"],
 }
 SERVE_SECTION: dict[str, Any] = {
     "models": ["tiny", "tpavi"],
@@ -64,6 +75,14 @@ def serve_stage_config(
     return config
 
 
+def segment_stage_config(out: Path, *, num_clips: int = 10, **segment: Any) -> BenchmarkConfig:
+    """``segment`` are keys of its section."""
+    config = _config("segment", out, repeats=1, segment=segment)
+    config.num_clips = num_clips
+    assert isinstance(config.segment, SegmentStageConfig)
+    return config
+
+
 def _config(
     stage: str,
     out: Path,
@@ -73,6 +92,7 @@ def _config(
     models: Mapping[str, Any] | None = None,
     train: Mapping[str, Any] | None = None,
     serve: Mapping[str, Any] | None = None,
+    segment: Mapping[str, Any] | None = None,
 ) -> BenchmarkConfig:
     plain = {
         "stage": stage,
@@ -85,6 +105,7 @@ def _config(
         "models": {**MODELS_SECTION, **(models or {})},
         "train": {**TRAIN_SECTION, **(train or {})},
         "serve": {**SERVE_SECTION, **(serve or {})},
+        "segment": {**SEGMENT_SECTION, **(segment or {})},
     }
     config: BenchmarkConfig = parse(plain, BenchmarkConfig)
     return config

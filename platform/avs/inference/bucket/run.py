@@ -207,6 +207,7 @@ class _Bucket:
         storage.remove(storage.join(out, PARTS))  # of videos that were rejected halfway
         self._report.write()
         total = counts.num_ok + counts.num_rejected
+        self._say(f"segment: {counts.num_ok} ok, {counts.num_rejected} rejected -> {out}/{REPORT}")
         write_summary(
             out,
             run=self._run,
@@ -216,12 +217,11 @@ class _Bucket:
                 ("ok", counts.num_ok),
                 ("done before", counts.num_done),
                 ("rejected", counts.num_rejected),
-                ("masks of each", storage.join(out, INDEX)),
+                ("index", storage.join(out, INDEX)),
                 ("gallery", storage.join(out, GALLERY)),
             ],
             say=self._say,
         )
-        self._say(f"segment: {counts.num_ok} ok, {counts.num_rejected} rejected -> {out}/{REPORT}")
         if max_failed_ratio is not None and counts.num_rejected > max_failed_ratio * total:
             raise RejectBudgetError(
                 f"{counts.num_rejected} of {total} videos were rejected, more than "
