@@ -31,8 +31,9 @@ OWN_RAY = {
 
 
 @contextmanager
-def connect(num_cpus: int | None = None) -> Iterator[None]:
-    """Use the cluster at RAY_ADDRESS (as inside ``ray job submit``), else start Ray here."""
+def connect(num_cpus: int | None = None, *, has_jobs: bool = False) -> Iterator[None]:
+    """Use the cluster at RAY_ADDRESS (as inside ``ray job submit``), else start Ray here;
+    ``has_jobs``: with Ray's dashboard, which takes jobs."""
     local = not os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune prints boxes even when told not to
@@ -50,7 +51,7 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
         ray.init(
             "local",
             num_cpus=num_cpus,
-            include_dashboard=False,
+            include_dashboard=has_jobs,
             log_to_driver=False,
             logging_level="warning",
         )
@@ -59,6 +60,7 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
     # Ray's own ends with code 15, and during its start with a dump.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     _quiet_data()
+    _quiet_avs()
     try:
         yield
     finally:
@@ -100,6 +102,13 @@ def _result(job: JobReturn) -> Any:
 def _stop(message: str, code: int) -> None:
     print("error:", " ".join(message.splitlines()), file=sys.stderr)
     sys.exit(code)
+
+
+def _quiet_avs() -> None:
+    """Lines about single clips go to the job's own log, not between those that it prints."""
+    import logging
+
+    logging.getLogger("avs").propagate = False
 
 
 def _quiet_data() -> None:

@@ -43,6 +43,11 @@ class Reject:
     error_type: str
     message: str
 
+    @property
+    def told(self) -> str:
+        """The reason as log lines have it."""
+        return f"{self.error_type}: {self.message}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardTiming:

@@ -6,6 +6,7 @@ it: Ray Data in the job, a loop in tests that kill the run at chosen points.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from avs.prepare.shard import write_shard
 from avs.prepare.throughput import RunTiming, throughput_table
 from avs.progress import Progress
 from avs.schema import ClipFormat
+from avs.telemetry import log_line, reject
 
 __all__ = ["Execute", "run_prepare"]
 
@@ -127,10 +129,21 @@ def _write_all(
         num_rejects += len(record.rejects)
         if record.timing:
             shards.append(record.timing)
+            _log(record)
         note = f"{num_rejects} rejected" if num_rejects else ""
         progress.add(sizes[record.name], note)
     wall_s = time.perf_counter() - begun_s
     return RunTiming(shards=shards, wall_s=wall_s, num_cores=num_cores)
+
+
+def _log(record: ShardRecord) -> None:
+    """What happened to single clips of a shard of this run; its worker has counted them."""
+    log_line(f"{record.name}: {record.num_clips} ok, {len(record.rejects)} rejected", stage="write")
+    for left in record.rejects:
+        reject(left.clip_id, job="prepare", stage=left.stage, reason=left.told, counts=False)
+    for clip_id, warnings in record.warnings.items():
+        for warning in warnings:
+            log_line(warning, level=logging.WARNING, stage="decode", clip_id=clip_id)
 
 
 def _num_sources(task: _Task) -> int:

@@ -37,6 +37,7 @@ from avs.prepare.records import (
 )
 from avs.prepare.statistics import ClipSums
 from avs.schema import Clip, ClipFormat, write_clips
+from avs.telemetry import count_items, observe_seconds, reject, stage
 
 __all__ = ["write_shard"]
 
@@ -74,6 +75,7 @@ def write_shard(
         rows = _merged(plan, previous, new, record, out)
     _commit(_checked(rows, record, clock), record, form, out=out, owner=owner)
     record.timing = clock.timing(len(previous.rejects if previous else plan.sources))
+    observe_seconds(record.timing.write_s, job="prepare", stage="write")
     return record
 
 
@@ -149,7 +151,7 @@ def _spooled(
         rows = _Rows()
         warnings: list[str] = []
         try:
-            with clock.stage("clips"):
+            with clock.stage("clips"), stage("prepare", "decode", clip_id=source.clip_id):
                 for clip in prepare_rows(source, config, warnings):
                     rows.add(clip)
         except DecoderError:  # says nothing about the clip
@@ -159,6 +161,7 @@ def _spooled(
             record.rejects.append(_reject(source, error))
             continue
         record.num_clips += 1
+        count_items(1, job="prepare", status="ok")
         if warnings:
             record.warnings[source.clip_id] = warnings
         yield source, rows
@@ -204,15 +207,17 @@ def _checked(rows: Iterable[Clip], record: ShardRecord, clock: _Clock) -> Iterat
 
 
 def _reject(source: ClipSource, error: Exception) -> Reject:
-    stage = "read" if isinstance(error, (DataError, OSError)) else "decode"
-    return Reject(
+    where = "read" if isinstance(error, (DataError, OSError)) else "decode"
+    left = Reject(
         clip_id=source.clip_id,
         split=source.split,
         uri=source.source.uri,
-        stage="list" if source.problem else stage,
+        stage="list" if source.problem else where,
         error_type=type(error).__name__,
         message=str(error) if isinstance(error, AvsError) else f"failed: {error!r}",
     )
+    reject(left.clip_id, job="prepare", stage=left.stage, reason=left.told)
+    return left
 
 
 def _commit(

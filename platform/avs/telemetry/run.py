@@ -2,7 +2,7 @@
 
 A process works for one run at a time, so the run is kept once for all its threads. The job makes
 it (:func:`job_run`) and hands it to its workers as an argument (:func:`use_run`). A variable in
-Ray's runtime environment would do too, but costs every job the workers that Ray has started ahead.
+Ray's runtime environment would do too, but Ray keeps workers with another environment apart.
 """
 
 from __future__ import annotations

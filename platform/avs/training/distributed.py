@@ -12,6 +12,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -26,11 +28,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from avs import storage
 from avs.config import build, dump
+from avs.config_changes import Change
 from avs.errors import AvsError, DataError
 from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.storage_remote import StorageError
+from avs.telemetry import current_run, job_run, log_line, use_run, write_summary
 from avs.training.checkpoint import resolve_checkpoint
 from avs.training.config import TrainConfig
 from avs.training.ending import DriverNotice, until_told
@@ -44,7 +48,7 @@ from avs.training.ray_backend import ListeningConfig, Trainer, inner, is_mistake
 from avs.training.ray_feed import stream_from_ray
 from avs.training.resources import check_resources, reading_cpus
 from avs.training.resume import check_lanes, told_changes, told_position
-from avs.training.run import EpochMetrics, Run
+from avs.training.run import EpochMetrics, Run, summary_rows
 from avs.training.saver import patiently
 from avs.training.state import Worker
 
@@ -80,26 +84,40 @@ def train_distributed(
     check_resources(config.scale, say=say)
     check_logging(config)
     cpus = reading_cpus(config.data.feed, config.scale)
-    run = Run(config.out)
+    run, start_s = Run(config.out), time.monotonic()
     with Lease(config.out, job="train", say=say) as lease:
         history, last = run.read_metrics(), run.last_metrics()
         if len(history) > config.train.epochs:  # asked for fewer, it stays what it is
             config = replace(config, train=replace(config.train, epochs=len(history)))
         changed = run.claim(config)
-        if len(history) >= config.train.epochs:
-            say(f"train: {config.out} has its {config.train.epochs} epochs already")
-            complete_logging(config)
-            return history
-        if last is not None:
-            check_lanes(config, last.get("num_lanes"), num_lanes=config.scale.num_workers)
-            say(f"train: going on after {told_position(last)}")
-            for line in told_changes(changed, config, last["epoch"]):
-                say(f"train: {line}")
-        if config.scale.min_workers and config.checkpoint.every_steps is None:
-            say("train: a change of workers repeats up to an epoch; checkpoint.every_steps=N less")
-        with Follower(run, num_seen=len(history), say=say):
-            _fit_while_it_gets_on(config, run, lease.owner, cpus=cpus, say=say)
-        return run.read_metrics()
+        with job_run("train", out=config.out) as job:
+            if len(history) >= config.train.epochs:
+                say(f"train: {config.out} has its {config.train.epochs} epochs already")
+                complete_logging(config)
+            else:
+                _tell_start(config, last, changed, say)
+                with Follower(run, num_seen=len(history), say=say):
+                    _fit_while_it_gets_on(config, run, lease.owner, cpus=cpus, say=say)
+                history = run.read_metrics()
+            seconds = time.monotonic() - start_s
+            write_summary(config.out, run=job, seconds=seconds, rows=summary_rows(history), say=say)
+        return history
+
+
+def _tell_start(
+    config: TrainConfig,
+    last: EpochMetrics | None,
+    changed: list[Change],
+    say: Callable[[str], None],
+) -> None:
+    """Where it goes on, and with what."""
+    if last is not None:
+        check_lanes(config, last.get("num_lanes"), num_lanes=config.scale.num_workers)
+        say(f"train: going on after {told_position(last)}")
+        for line in told_changes(changed, config, last["epoch"]):
+            say(f"train: {line}")
+    if config.scale.min_workers and config.checkpoint.every_steps is None:
+        say("train: a change of workers repeats up to an epoch; checkpoint.every_steps=N less")
 
 
 def _fit_while_it_gets_on(
@@ -114,7 +132,7 @@ def _fit_while_it_gets_on(
     for attempt in itertools.count():
         before = patiently(run.last_uri)
         try:
-            fit = partial(_fit, config, f"ray-{owner}-{attempt}", owner=owner, cpus=cpus)
+            fit = partial(_fit, config, _shown_name(run, owner, attempt), owner=owner, cpus=cpus)
             until_told(fit, run, owner=owner, num_epochs=epochs, say=say)
             break
         except ray.train.WorkerGroupError as error:
@@ -122,10 +140,18 @@ def _fit_while_it_gets_on(
             wrong = [cause for cause in causes if is_mistake(cause)]
             if wrong or patiently(run.last_uri) == before:
                 raise _as_avs_error((wrong or causes)[0]) from error
-            say(f"train: workers were lost ({type(causes[0]).__name__}); starting them again")
+            lost = f"workers were lost ({type(causes[0]).__name__}); starting them again"
+            log_line(lost, level=logging.WARNING)
+            say(f"train: {lost}")
         finally:
             with suppress(StorageError):  # Ray's own notes, which nobody reads again
                 storage.remove(storage.join(config.out, "_ray"))
+
+
+def _shown_name(run: Run, owner: str, attempt: int) -> str:
+    """What Ray's dashboard calls a start of the training: its folder, then what sets it apart."""
+    folder = re.sub(r"[^A-Za-z0-9_.-]", "-", run.out.rpartition("/")[2])
+    return f"train-{folder}-{owner.rpartition('-')[2]}-{attempt}"
 
 
 def _fit(config: TrainConfig, name: str, *, owner: str, cpus: float) -> None:
@@ -134,7 +160,12 @@ def _fit(config: TrainConfig, name: str, *, owner: str, cpus: float) -> None:
     num_workers: Any = (scale.min_workers or scale.num_workers, scale.num_workers)
     trainer = Trainer(
         _worker_loop,
-        train_loop_config={"config": dump(config), "owner": owner, "cpus": cpus},
+        train_loop_config={
+            "config": dump(config),
+            "owner": owner,
+            "cpus": cpus,
+            "run": current_run(),
+        },
         torch_config=ListeningConfig(),
         scaling_config=ScalingConfig(
             num_workers=num_workers if scale.min_workers else scale.num_workers,
@@ -142,8 +173,8 @@ def _fit(config: TrainConfig, name: str, *, owner: str, cpus: float) -> None:
             resources_per_worker=_resources(config.scale),
         ),
         run_config=RunConfig(
-            # Ray keeps its own bookkeeping here; the name is new each time because Ray would
-            # otherwise resume by itself, and resuming is the loop's business.
+            # Ray keeps its own bookkeeping here; the name is what its dashboard shows, and is new
+            # each time because Ray would otherwise resume by itself, which is the loop's business.
             name=name,
             storage_path=storage.join(config.out, "_ray"),
             failure_config=FailureConfig(max_failures=_MAX_RESTARTS),
@@ -167,6 +198,7 @@ class _Drains:
 
 def _worker_loop(arguments: dict[str, Any]) -> None:
     """What runs on each rank."""
+    use_run(arguments["run"])
     config: TrainConfig = build(TrainConfig, arguments["config"], path="")
     owner = arguments["owner"]
     check_owner(config.out, owner)  # not at the first checkpoint: is the folder a shared one?

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from avs.telemetry import stage
 from avs.training.audio_features import use_audio_features
 from avs.training.augment import augment
 from avs.training.batch import Batch
@@ -92,7 +93,8 @@ def _epoch(
         _save_on_the_way(state, tally, watch, saver=saver, notices=notices)
     _save_before_a_long_validation(state, tally, watch, saver=saver)
     start_s = time.monotonic()
-    score = _validate(state)
+    with stage("train", "validate"):
+        score = _validate(state)
     validation_s = time.monotonic() - start_s
     means = tally.means(device=worker.device)
     last = epoch * state.num_steps - 1

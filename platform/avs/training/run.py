@@ -19,7 +19,7 @@ from avs.errors import ConfigError
 from avs.training.checkpoint import load_trainer_state
 from avs.training.config import TrainConfig
 
-__all__ = ["EpochMetrics", "Run", "best_epoch"]
+__all__ = ["EpochMetrics", "Run", "best_epoch", "summary_rows"]
 
 EpochMetrics = dict[str, Any]
 _CHECKPOINTS = "checkpoints"
@@ -196,6 +196,22 @@ def best_epochs(history: list[EpochMetrics], count: int) -> list[int]:
     scored.sort(key=lambda m: (-m["val_j"], -(m.get("val_f") or 0.0), m["epoch"]))
     others = [m for m in reversed(history) if m["val_j"] is None]
     return [int(m["epoch"]) for m in (*scored, *others)][:count]
+
+
+def summary_rows(history: list[EpochMetrics]) -> list[tuple[str, Any]]:
+    """How a run ended, and the epoch that counts: the last lines of its job."""
+    last, best = history[-1], history[best_epoch(history) - 1]
+    return [
+        ("epochs", len(history)),
+        ("steps", last.get("steps")),
+        ("loss", last["loss"]),
+        ("best epoch", best["epoch"]),
+        ("val J", best["val_j"]),
+        ("val F", best.get("val_f")),
+        ("clips/s", last["clips_per_s"]),
+        ("stall", last["stall"]),
+        ("trained s", sum(epoch["seconds"] for epoch in history)),
+    ]
 
 
 def _epoch_name(epoch: int) -> str:

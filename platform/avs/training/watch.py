@@ -13,6 +13,7 @@ from typing import Any
 
 from avs.errors import ConfigError, LeaseError
 from avs.progress import duration_text
+from avs.telemetry import count_items, log_line, observe_seconds, show_training
 from avs.training.observers import SeenEpoch, SeenStart, SeenSteps
 from avs.training.over_ranks import mean_over_ranks
 from avs.training.pace import Pace
@@ -66,6 +67,7 @@ class Watch:
         now_s = time.monotonic()
         if epoch != self._epoch:
             self._begin_epoch(epoch, step, now_s)
+        self._measure(step, now_s, waited_s)
         self._pace.add_step(now_s, step=step)
         self._step += 1
         self._waited_s += waited_s if step > self._first_step else 0.0
@@ -81,6 +83,9 @@ class Watch:
 
     def add_epoch(self, metrics: EpochMetrics) -> None:
         """An epoch has ended and is the last of the history; its checkpoint follows."""
+        if self._state.worker.rank == 0:
+            log_line(f"epoch {metrics['epoch']} done: loss {metrics['loss']:.4f}", stage="epoch")
+            observe_seconds(metrics["checkpoint_s"], job="train", stage="checkpoint")
         seen = SeenEpoch(step=self._step, metrics=metrics, state=self._state)
         self._tell("on_epoch", seen)
         self.before_save()
@@ -115,7 +120,23 @@ class Watch:
         if step > self._first_step:
             rate, stall = self._rates(step, now_s)
             scalars |= {"train/clips_per_s": rate, "train/stall": stall}
+        if self._state.worker.rank == 0:
+            show_training(
+                run=self._run.out,
+                epoch=self._epoch,
+                loss=means["loss"],
+                clips_per_s=scalars.get("train/clips_per_s"),
+                stall_share=scalars.get("train/stall"),
+            )
         self._tell("on_steps", SeenSteps(step=self._step, epoch=self._epoch, scalars=scalars))
+
+    def _measure(self, step: int, now_s: float, waited_s: float) -> None:
+        """A step for Prometheus: each rank's seconds, and the clips of all ranks once."""
+        if step > self._first_step:
+            observe_seconds(now_s - self._now[2], job="train", stage="step")
+            observe_seconds(waited_s, job="train", stage="wait")
+        if self._state.worker.rank == 0:
+            count_items(self._clips_per_step, job="train", status="ok")
 
     def _rates(self, step: int, now_s: float) -> tuple[float, float]:
         """Clips/s on all ranks and share of waiting, since the first step of this epoch."""

@@ -7,6 +7,9 @@ early stopping, because a variant that learns slowly at first would not get the 
 
 from __future__ import annotations
 
+import logging
+import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +27,7 @@ from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.report.study import study_markdown, study_tables
 from avs.scale import ScaleConfig
+from avs.telemetry import JobRun, current_run, job_run, log_line, use_run, write_summary
 from avs.training.checkpoint import resolve_checkpoint
 from avs.training.config import MixtureConfig, TrainConfig
 from avs.training.feed import ClipReader
@@ -69,7 +73,7 @@ def run_study(
     tests = {name: storage.absolute(folder) for name, folder in config.tests.items()}
     data = config.data.map_folders(storage.absolute)
     _check_tests(config, data, tests)
-    one = config.scale.one_worker
+    one, start_s = config.scale.one_worker, time.monotonic()
     check_resources(one, say=say)
     cells = {
         (variant, seed): _cell(
@@ -87,20 +91,40 @@ def run_study(
         claim_data(out, data.folders, is_begun=any(run.last_uri() for run in runs))
         for run, cell in zip(runs, cells.values(), strict=True):  # before a minute is spent on any
             run.claim(build(TrainConfig, cell.config, path=""))
-        _run(list(cells.values()), out, config.scale, owner=lease.owner, say=say)
-        lease.check()
-        scores = {
-            test: {
-                variant: [
-                    storage.read_json(cells[variant, seed].scores[test]) for seed in config.seeds
-                ]
-                for variant in variants
+        with job_run("study", out=out) as job:
+            _run(list(cells.values()), out, config.scale, owner=lease.owner, say=say)
+            lease.check()
+            scores = {
+                test: {
+                    variant: [
+                        storage.read_json(cells[variant, seed].scores[test])
+                        for seed in config.seeds
+                    ]
+                    for variant in variants
+                }
+                for test in tests
             }
-            for test in tests
-        }
-        text = _write(config, variants.values(), out, scores)
-    say(text)
+            text = _write(config, variants.values(), out, scores)
+            say(text)
+            rows, seconds = _summary(config, variants, scores), time.monotonic() - start_s
+            write_summary(out, run=job, seconds=seconds, rows=rows, say=say)
     return text
+
+
+def _summary(
+    config: StudyConfig, variants: Mapping[str, TrainConfig], scores: dict[str, Any]
+) -> list[tuple[str, Any]]:
+    """Mean J of each variant and test over the seeds, with the true sound."""
+    rows: list[tuple[str, Any]] = [
+        ("variants", len(variants)),
+        ("seeds", len(config.seeds)),
+        ("trainings", len(variants) * len(config.seeds)),
+    ]
+    for test, by_variant in scores.items():
+        for variant, own in by_variant.items():
+            mean = sum(score["conditions"]["true"]["j"] for score in own) / len(own)
+            rows.append((f"J {variant} on {test}", mean))
+    return rows
 
 
 def _check_tests(config: StudyConfig, data: MixtureConfig, tests: Mapping[str, str]) -> None:
@@ -125,11 +149,14 @@ def _cell(
 def _run(
     cells: list[_Cell], out: str, scale: ScaleConfig, *, owner: str, say: Callable[[str], None]
 ) -> None:
-    def trial(values: dict[str, Any]) -> None:
-        _train_and_test(cells[values["cell"]], out=out, owner=owner)
+    told = current_run()
+
+    def study_training(values: dict[str, Any]) -> None:
+        _train_and_test(cells[values["cell"]], out=out, owner=owner, run=told)
 
     results = run_trials(
-        trial,
+        study_training,
+        name_of=lambda values: re.sub(r"[^A-Za-z0-9_.-]", "-", cells[values["cell"]].name),
         scale=scale,
         param_space={"cell": tune.grid_search(list(range(len(cells))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=scale.num_workers),
@@ -149,7 +176,8 @@ def _run(
         raise KeyboardInterrupt
 
 
-def _train_and_test(cell: _Cell, *, out: str, owner: str) -> None:
+def _train_and_test(cell: _Cell, *, out: str, owner: str, run: JobRun | None) -> None:
+    use_run(run)
     config: TrainConfig = build(TrainConfig, cell.config, path="")
     history = train(
         config,
@@ -233,6 +261,7 @@ class _Live:
     def on_failure(self, config: dict[str, Any], error: str, *, final: bool) -> None:  # noqa: ARG002
         """A failure; a study tries none again by itself."""
         self._ended += 1
+        log_line(f"{self._name(config)} failed: {error}", level=logging.WARNING, stage="trial")
         self._say(f"study: {self._name(config)} failed, {self._ended} of {len(self._cells)}")
 
     def _name(self, config: dict[str, Any]) -> str:

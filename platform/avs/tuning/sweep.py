@@ -13,6 +13,7 @@ more than the epoch that was running; the budget and the cluster may change betw
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,7 @@ from avs.lease import Lease, check_owner
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.storage_remote import StorageError
+from avs.telemetry import JobRun, current_run, job_run, log_line, use_run, write_summary
 from avs.training.config import TrainConfig
 from avs.training.loop import train
 from avs.training.resources import check_resources
@@ -69,19 +71,35 @@ def tune_sweep(config: TuneConfig, *, say: Callable[[str], None] = print) -> dic
         check_installed()
     if config.search.sampler is Sampler.GRID:
         _tell_grid(config, say)
-    one = config.trial_config().scale
+    one, start_s = config.trial_config().scale, time.monotonic()
     check_resources(one, say=say)
     with Lease(config.out, job="tune", say=say) as lease:
         claim_data(config.out, config.data.folders, is_begun=claim_sweep(config))
         # Not lease.check: Ray pickles the plan with its searcher, and a lease holds a thread.
         plan = SweepPlan(config, check_lease=partial(check_owner, config.out, lease.owner))
-        _tell_start(config, plan, say)
-        _run(config, plan, one, owner=lease.owner, say=say)
-        lease.check()
-        best = write_results(config, plan)
-    say(f"tune: best is {best.name}: J {best.val_j:.3f} with {short_values(best.values)}")
-    say(f"tune: train it with: {train_command(config.out)}")
+        with job_run("tune", out=config.out) as run:
+            _tell_start(config, plan, say)
+            _run(config, plan, one, owner=lease.owner, say=say)
+            lease.check()
+            best = write_results(config, plan)
+            say(f"tune: best is {best.name}: J {best.val_j:.3f} with {short_values(best.values)}")
+            say(f"tune: train it with: {train_command(config.out)}")
+            rows, seconds = _summary(plan, best), time.monotonic() - start_s
+            write_summary(config.out, run=run, seconds=seconds, rows=rows, say=say)
     return best.row()
+
+
+def _summary(plan: SweepPlan, best: TrialRecord) -> list[tuple[str, Any]]:
+    ends = {status.value: sum(r.status is status for r in plan.records) for status in Status}
+    return [
+        ("trials", len(plan.records)),
+        *ends.items(),
+        ("epochs", sum(len(record.history) for record in plan.records)),
+        ("searched s", plan.seconds),
+        ("best", best.name),
+        ("best J", best.val_j),
+        ("best values", short_values(best.values)),
+    ]
 
 
 def _tell_grid(config: TuneConfig, say: Callable[[str], None]) -> None:
@@ -111,13 +129,16 @@ def _run(
     if first is None:
         return
 
-    def trial(values: dict[str, Any]) -> None:
-        _trial(config, values["trial"], owner=owner)
+    told = current_run()
+
+    def tune_trial(values: dict[str, Any]) -> None:
+        _trial(config, values["trial"], owner=owner, run=told)
 
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     search = config.search
     run_trials(
-        trial,
+        tune_trial,
+        name_of=lambda values: f"trial-{values['trial']}",
         scale=one,
         tune_config=tune.TuneConfig(
             num_samples=-1,  # the plan says when it is over
@@ -138,8 +159,9 @@ def _run(
         raise KeyboardInterrupt
 
 
-def _trial(config: TuneConfig, name: str, *, owner: str) -> None:
+def _trial(config: TuneConfig, name: str, *, owner: str, run: JobRun | None) -> None:
     """One trial: the training loop in its own run folder, an epoch a report."""
+    use_run(run)
     out = config.out
     values = load_record(out, name).values
     own: TrainConfig = config.with_values(values, out=trial_folder(out, name))
@@ -180,6 +202,7 @@ class _Live:
     def on_failure(self, config: dict[str, Any], error: str, *, final: bool) -> None:
         """A failure, told in any case."""
         record = self._plan.fail(config["trial"], error, final=final)
+        log_line(f"{record.name} failed: {error}", level=logging.WARNING, stage="trial")
         if final:
             self._tell_end(record)
         else:

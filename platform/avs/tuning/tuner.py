@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,7 @@ class Progress(Protocol):
 def run_trials(
     trial: Callable[[dict[str, Any]], None],
     *,
+    name_of: Callable[[dict[str, Any]], str],
     scale: ScaleConfig,
     tune_config: tune.TuneConfig,
     bookkeeping: str,
@@ -47,6 +49,7 @@ def run_trials(
 ) -> Any:
     """Run all trials, each on one worker of ``scale``; returns Ray's results.
 
+    name_of: what Ray calls the trial of a config, letters, digits, "-", "_" and ".".
     ``bookkeeping``: a folder for Ray, removed before and afterwards.
 
     Raises:
@@ -60,7 +63,7 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(trial, resources),
         param_space=param_space or {},
-        tune_config=tune_config,
+        tune_config=replace(tune_config, trial_name_creator=lambda t: name_of(t.config)),
         run_config=tune.RunConfig(
             name="trials",
             storage_path=bookkeeping,
