@@ -30,6 +30,7 @@ ROOT_CONFIGS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 RAY_ALLOWED = (
     "benchmark/bare_start.py",
     "benchmark/serve_graph.py",
+    "doctor/cluster_probe.py",
     "prepare/",
     "training/distributed.py",
     "training/ray_backend.py",
@@ -55,6 +56,7 @@ SCHEMAS = {
     "serve": "avs.serving.config:ServeConfig",
     "demo": "avs.demo.config:DemoConfig",
     "benchmark": "avs.benchmark.config:BenchmarkConfig",
+    "doctor": "avs.doctor.config:DoctorConfig",
 }
 
 # Made for one choice of data and model: only the defaults are composed.
