@@ -27,6 +27,7 @@ from avs.inference.predictor import Predictor
 from avs.lease import Lease
 from avs.models.audio import AUDIO_NETWORKS
 from avs.schema import Source
+from avs.storage_remote import StorageError
 from avs.training.checkpoint import load_checkpoint
 
 THRESHOLD = 0.17  # the masks of random weights are then all different
@@ -184,7 +185,7 @@ def test_what_is_left_of_another_version_neither_counts_nor_stays(
 
     with monkeypatch.context() as broken:
         broken.setattr(write.storage, "put_file", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StorageError, match=r"short\.mp4: .*No space left .*: it goes on"):
             write_masks(part, bucket)
     assert not (place / job.COMMIT).exists()
     assert committed(bucket, _video(folder / "short.mp4")) is None

@@ -12,12 +12,11 @@ import numpy as np
 from avs import storage
 from avs.errors import DataError, MediaError
 from avs.inference.bucket.job import (
-    NOT_THE_VIDEO,
     BucketJob,
     Cut,
     Outcome,
     Video,
-    rejected,
+    outcome_of,
 )
 from avs.inference.network_input import window_arrays
 from avs.inference.track import MaskTrack
@@ -47,10 +46,8 @@ def cut_video(video: Video, job: BucketJob) -> Iterator[Cut | Outcome]:
             except MediaError as error:
                 # Not where a copy of it lay on the way.
                 raise MediaError(str(error).replace(path, video.name)) from error
-    except NOT_THE_VIDEO:
-        raise
     except Exception as error:  # one bad video must not end the job
-        yield rejected(video, error, stage="decode")
+        yield outcome_of(error, video, stage="decode")
 
 
 def _check_unchanged(video: Video) -> None:

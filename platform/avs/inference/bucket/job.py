@@ -22,11 +22,11 @@ from avs.inference.outputs import OutputKind, folder_name
 from avs.inference.track import MaskTrack
 from avs.media.pieces import MediaWindow
 from avs.schema import Source
+from avs.storage_remote import StorageError
 from avs.training.clip_spec import ClipSpec
 
 __all__ = [
     "COMMIT",
-    "NOT_THE_VIDEO",
     "BucketJob",
     "Cut",
     "Masks",
@@ -35,12 +35,10 @@ __all__ = [
     "Video",
     "committed",
     "job_key",
-    "rejected",
+    "outcome_of",
 ]
 
 COMMIT = "commit.json"
-# They say nothing about the video: the job ends, and started again it goes on.
-NOT_THE_VIDEO = (DecoderError, LeaseError, OSError)
 _RECORD_VERSION = 2  # of what a row holds: those of another one are done again
 
 
@@ -133,8 +131,17 @@ def committed(job: BucketJob, video: Video) -> dict[str, Any] | None:
     return dict(found["row"]) if there.issuperset(found["files"]) else None
 
 
-def rejected(video: Video, error: Exception, *, stage: str) -> Outcome:
-    """The row of a video that cannot be segmented."""
+def outcome_of(error: Exception, video: Video, *, stage: str) -> Outcome:
+    """The row of a video that cannot be segmented.
+
+    Raises ``error`` where it says nothing about the video (no decoder, a lost lease, a storage that
+    is away) and StorageError for a full disk and the like: the job ends, and run again it goes on.
+    """
+    if isinstance(error, DecoderError | LeaseError | StorageError):
+        raise error
+    if isinstance(error, OSError):
+        text = f"{video.name}: {error}. Mend that and run the job again: it goes on from here."
+        raise StorageError(text) from error
     reason = str(error)
     if not isinstance(error, AvsError):
         reason = f"failed: {type(error).__name__}: {error}"

@@ -21,12 +21,11 @@ from avs.config import dump
 from avs.errors import DataError, MediaError
 from avs.inference.bucket.job import (
     COMMIT,
-    NOT_THE_VIDEO,
     BucketJob,
     Masks,
     Outcome,
     committed,
-    rejected,
+    outcome_of,
 )
 from avs.inference.outputs import OUTPUT_NAMES, folder_name, write_outputs
 from avs.inference.track import MaskTrack
@@ -49,10 +48,8 @@ def write_masks(masks: Masks, job: BucketJob) -> Outcome | None:
             return Outcome(done)
         whole = masks if masks.is_last and masks.part == 0 else _joined(masks, job)
         return None if whole is None else Outcome(_commit(whole, job))
-    except NOT_THE_VIDEO:
-        raise
     except Exception as error:  # one bad video must not end the job
-        return rejected(masks.video, error, stage="write")
+        return outcome_of(error, masks.video, stage="write")
 
 
 def _commit(masks: Masks, job: BucketJob) -> dict[str, Any]:
