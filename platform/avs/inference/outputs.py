@@ -26,6 +26,7 @@ __all__ = [
     "OutputKind",
     "check_masks_per_s",
     "folder_name",
+    "need_video",
     "parse_masks_per_s",
     "write_outputs",
 ]
@@ -65,6 +66,11 @@ _VIDEO_WRITERS = {
 }
 
 
+def need_video(kinds: Sequence[OutputKind]) -> bool:
+    """Whether :func:`write_outputs` looks at the video again for some of ``kinds``."""
+    return not _VIDEO_WRITERS.keys().isdisjoint(kinds)
+
+
 def parse_masks_per_s(text: str) -> int | None:
     """How many masks a second ``text`` asks for, None = ``native``, every frame.
 
@@ -90,6 +96,8 @@ def write_outputs(
     track: MaskTrack, folder: Path, kinds: Sequence[OutputKind], *, video_path: str
 ) -> list[str]:
     """Write the outputs of one video into a local folder; returns their relative names.
+
+    ``video_path`` is not looked at unless :func:`need_video`.
 
     One mask, or one frame, is in memory at a time. Raises MediaError.
     """

@@ -11,6 +11,7 @@ import hashlib
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from avs.inference.bucket.job import (
     committed,
     outcome_of,
 )
-from avs.inference.outputs import OUTPUT_NAMES, folder_name, write_outputs
+from avs.inference.outputs import OUTPUT_NAMES, folder_name, need_video, write_outputs
 from avs.inference.track import MaskTrack
 from avs.lease import check_owner
 from avs.media.masks import rle_area
@@ -46,8 +47,14 @@ def write_masks(masks: Masks, job: BucketJob) -> Outcome | None:
         done = committed(job, masks.video)  # by a call that was repeated, or by another joiner
         if done is not None:
             return Outcome(done)
-        whole = masks if masks.is_last and masks.part == 0 else _joined(masks, job)
-        return None if whole is None else Outcome(_commit(whole, job))
+        if masks.is_last and masks.part == 0:
+            return Outcome(_commit(masks, job))
+        whole = _joined(masks, job)
+        if whole is None:
+            return None
+        row = _commit(whole, job)
+        storage.remove(_parts_folder(masks, job))
+        return Outcome(row)
     except Exception as error:  # one bad video must not end the job
         return outcome_of(error, masks.video, stage="write")
 
@@ -61,13 +68,7 @@ def _commit(masks: Masks, job: BucketJob) -> dict[str, Any]:
         track.warnings.append("no sound track: treated as silence")
     folder = storage.join(job.out, folder_name(video.name))
     storage.remove(storage.join(folder, COMMIT))  # of another version or checkpoint
-    with storage.local_copy(video.source.uri) as path, tempfile.TemporaryDirectory() as scratch:
-        try:
-            names = write_outputs(track, Path(scratch), job.outputs, video_path=path)
-        except MediaError as error:
-            raise MediaError(str(error).replace(path, video.name)) from error
-        for name in names:
-            storage.put_file(Path(scratch) / name, storage.join(folder, name))
+    names = _write_files(masks, job, folder)
     row = _row(masks, job)
     seconds = masks.seconds | {"write": time.perf_counter() - begun_s}
     row["seconds"] = round(sum(seconds.values()), 3)
@@ -78,8 +79,23 @@ def _commit(masks: Masks, job: BucketJob) -> dict[str, Any]:
     for info in storage.list_files(folder):  # of another version or checkpoint
         if info.path not in {*names, COMMIT}:
             storage.remove(storage.join(folder, info.path))
-    storage.remove(_parts_folder(masks, job))
     return row
+
+
+def _write_files(masks: Masks, job: BucketJob, folder: str) -> list[str]:
+    """The outputs, made in a local folder and put in place one by one; returns their names."""
+    path = uri = masks.video.source.uri
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if need_video(job.outputs):  # a bucket's is fetched again, as it may be on another node
+            path = stack.enter_context(storage.local_copy(uri))
+        try:
+            names = write_outputs(masks.track, scratch, job.outputs, video_path=path)
+        except MediaError as error:
+            raise MediaError(str(error).replace(path, masks.video.name)) from error
+        for name in names:
+            storage.put_file(scratch / name, storage.join(folder, name))
+    return names
 
 
 def _row(masks: Masks, job: BucketJob) -> dict[str, Any]:
