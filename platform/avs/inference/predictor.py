@@ -22,7 +22,7 @@ from avs import storage
 from avs.errors import CheckpointError, ConfigError
 from avs.inference.network_input import window_arrays, window_sound
 from avs.inference.outputs import check_masks_per_s
-from avs.inference.track import MaskTrack
+from avs.inference.track import NO_SOUND, MaskTrack
 from avs.inference.visible import check_objects
 from avs.inference.window import FrameMask, window_masks
 from avs.media.pieces import MediaPart, decode_pieces, media_rounds, part_of
@@ -202,7 +202,7 @@ class Predictor:
             track.add(made.time_s, made.mask, made.objects)
         track.masks.sort(key=lambda mask: mask.time_s)  # as run-lengths, which are small
         if not has_sound:
-            track.warnings.append("no sound track: treated as silence")
+            track.warnings.append(NO_SOUND)
         return track
 
     def _segment(

@@ -16,9 +16,10 @@ from avs.media.masks import Rle, decode_rle, encode_rle
 from avs.media.sampling import MAX_SAMPLES_PER_S
 from avs.media.video import DecodedVideo
 
-__all__ = ["MaskTrack", "TimedMask"]
+__all__ = ["NO_SOUND", "MaskTrack", "TimedMask"]
 
 FORMAT_VERSION = 1
+NO_SOUND = "no sound track: treated as silence"  # a warning
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from ray.data import ActorPoolStrategy
 from avs import storage
 from avs.errors import RejectBudgetError
 from avs.media.sandbox import sandbox_state
+from avs.patience import patiently
 from avs.prepare.config import PrepareConfig
 from avs.prepare.dry_run import show_plan
 from avs.prepare.generate import generate_synthetic
@@ -120,7 +121,8 @@ class WriteShard:
         self._warning = sandbox_state().warning
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        result = self._function(pickle.loads(row["item"]))
+        item = pickle.loads(row["item"])
+        result = patiently(lambda: self._function(item))
         return {"result": pickle.dumps(result), "warning": self._warning}
 
 

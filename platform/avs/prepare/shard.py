@@ -7,6 +7,7 @@ the object store, and an hour of video never sits in memory.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
@@ -37,12 +38,14 @@ from avs.prepare.records import (
 )
 from avs.prepare.statistics import ClipSums
 from avs.schema import Clip, ClipFormat, write_clips
+from avs.storage_remote import StorageError
 from avs.telemetry import count_items, observe_seconds, reject, stage
 
 __all__ = ["write_shard"]
 
 # More rows of one video than this wait on disk until it is known to be whole.
 _ROWS_IN_MEMORY = 64
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_shard(
@@ -154,9 +157,11 @@ def _spooled(
             with clock.stage("clips"), stage("prepare", "decode", clip_id=source.clip_id):
                 for clip in prepare_rows(source, config, warnings):
                     rows.add(clip)
-        except DecoderError:  # says nothing about the clip
+        except (DecoderError, StorageError):  # says nothing about the clip
             raise
         except Exception as error:  # one bad clip must not cost its shard
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise
             rows.close()
             record.rejects.append(_reject(source, error))
             continue

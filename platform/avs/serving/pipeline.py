@@ -24,7 +24,7 @@ from typing import Any, TypeVar, cast
 from avs.errors import MediaError
 from avs.inference.network_input import window_arrays
 from avs.inference.outputs import OutputKind
-from avs.inference.track import MaskTrack, TimedMask
+from avs.inference.track import NO_SOUND, MaskTrack, TimedMask
 from avs.inference.window import window_masks
 from avs.media.pieces import PIECE_S, MediaWindow, decode_pieces, media_rounds, part_of
 from avs.media.probing import VideoInfo, VideoTrack, read_track
@@ -162,7 +162,7 @@ class _Work:
 
     def _finish(self) -> None:
         if not self._has_sound:
-            self._track.warnings.append("no sound track: treated as silence")
+            self._track.warnings.append(NO_SOUND)
 
     async def _rounds(self, *, piece_s: int) -> AsyncGenerator[list[TimedMask], None]:
         """The masks of each round in the order of time, a few windows ahead of the one given."""

@@ -31,6 +31,7 @@ from avs.config import build, dump
 from avs.config_changes import Change
 from avs.errors import AvsError, DataError
 from avs.lease import Lease, check_owner
+from avs.patience import patiently
 from avs.prepare.manifest import read_manifest
 from avs.scale import ScaleConfig
 from avs.storage_remote import StorageError
@@ -49,7 +50,6 @@ from avs.training.ray_feed import stream_from_ray
 from avs.training.resources import check_resources, reading_cpus
 from avs.training.resume import check_lanes, told_changes, told_position
 from avs.training.run import EpochMetrics, Run, summary_rows
-from avs.training.saver import patiently
 from avs.training.state import Worker
 
 __all__ = ["train_distributed"]

@@ -6,8 +6,11 @@ nothing, takes the classes from here before it starts the workers, and they wait
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import psutil
+import ray
 from ray.train import WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
@@ -19,7 +22,7 @@ __all__ = ["ListeningConfig", "Trainer", "inner", "is_mistake"]
 
 
 class ListeningConfig(TorchConfig):
-    """Torch's process group, and a handler of SIGTERM on every worker.
+    """Torch's process group on the nodes' own network, and a handler of SIGTERM on every worker.
 
     Python sets signal handlers in the main thread only, where Train runs the backend's start; the
     loop has a thread of its own.
@@ -27,15 +30,27 @@ class ListeningConfig(TorchConfig):
 
     @property
     def backend_cls(self) -> Any:
-        """Torch's backend, which ends its start by listening."""
+        """Torch's backend, which begins its start with the network and ends it by listening."""
         backend: Any = super().backend_cls
 
         class Listening(backend):  # type: ignore[misc]
             def on_start(self, worker_group: Any, backend_config: Any) -> None:
+                worker_group.execute(_meet_at_node_address)
                 super().on_start(worker_group, backend_config)
                 worker_group.execute(listen_to_sigterm)
 
         return Listening
+
+
+def _meet_at_node_address() -> None:
+    """Gloo listens where the machine's name points to, which Debian's installer writes down as
+    127.0.1.1: workers on other nodes would look for this one at home. Ray knows the address."""
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    wanted = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == wanted for address in addresses):
+            os.environ["GLOO_SOCKET_IFNAME"] = name
 
 
 class Trainer(TorchTrainer):

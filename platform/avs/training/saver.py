@@ -8,22 +8,16 @@ that fails is asked again for some minutes, which outlives what a bucket or a ne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from avs.storage_remote import StorageError
+from avs.patience import patiently
 from avs.training.run import Run
 from avs.training.snapshot import commit, take_snapshot
 from avs.training.state import TrainingState
 
-__all__ = ["PATIENCE_S", "PAUSE_S", "Saver", "patiently"]
-
-T = TypeVar("T")
-
-PATIENCE_S = 300.0
-PAUSE_S = 5.0
+__all__ = ["Saver"]
 
 
 class Saver:
@@ -81,15 +75,3 @@ class Saver:
         flight, self._flight = self._flight, None
         if flight is not None:
             flight.result()
-
-
-def patiently(call: Callable[[], T]) -> T:
-    """Again and again while the storage fails; all of it, since a checkpoint may be overwritten."""
-    end_s = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return call()
-        except StorageError:
-            if time.monotonic() >= end_s:
-                raise
-        time.sleep(PAUSE_S)

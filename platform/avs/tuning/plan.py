@@ -13,8 +13,8 @@ from typing import Any
 
 from avs import storage
 from avs.errors import ConfigError
+from avs.patience import patiently
 from avs.scale import ScaleConfig
-from avs.training.saver import patiently
 from avs.tuning.config import TuneConfig
 from avs.tuning.records import Status, TrialRecord, load_records, trial_folder, trial_name
 from avs.tuning.sampling import propose

@@ -19,10 +19,10 @@ from botocore.retries import standard
 from flaky_s3 import Failure, FlakyS3, flaky_s3
 from small_configs import train_config
 
-from avs import storage
+from avs import patience, storage
 from avs.errors import CheckpointError, DataError, LeaseError
 from avs.storage_remote import ATTEMPTS, StorageError
-from avs.training import loop, saver, snapshot
+from avs.training import loop, snapshot
 from avs.training.checkpoint import load_checkpoint
 from avs.training.config import CheckpointConfig, TrainConfig
 from avs.training.loop import train
@@ -255,7 +255,7 @@ def failing_s3(
 ) -> Iterator[tuple[FlakyS3, str]]:
     """An S3 that fails on demand, whose clients wait for nothing, and a folder there."""
     monkeypatch.setattr(standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
-    monkeypatch.setattr(saver, "PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
     s3fs.S3FileSystem.clear_instance_cache()
     with flaky_s3(s3_address) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
@@ -291,12 +291,12 @@ def test_a_bucket_that_stays_away_or_refuses_ends_the_training_with_its_name(
     proxy, folder = failing_s3
     config = steps_config(prepared, storage.join(folder, "run"))
     tries: list[int] = []
-    monkeypatch.setattr(saver, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
     proxy.fail("PUT", *[Failure.INTERNAL] * 1000)
     with pytest.raises(StorageError, match=rf"{config.out}/.* failed {ATTEMPTS} times"):
         train(config, Worker(check_lease=lambda: tries.append(1)))
     assert len(tries) == 1
-    monkeypatch.setattr(saver, "PATIENCE_S", 300.0)
+    monkeypatch.setattr(patience, "PATIENCE_S", 300.0)
     proxy.fail("PUT", *[Failure.DENIED] * 1000)
     with pytest.raises(DataError, match="access is denied"):
         train(config, Worker())

@@ -11,9 +11,9 @@ import pytest
 import torch.distributed as dist
 from small_configs import train_config
 
+from avs import patience
 from avs.errors import ConfigError
 from avs.storage_remote import StorageError
-from avs.training import saver
 from avs.training.config import LoggingConfig, TrainConfig
 from avs.training.loop import train
 from avs.training.observers import Observer, SeenEpoch, SeenStart, SeenSteps
@@ -135,7 +135,7 @@ def test_storage_that_is_away_when_an_epoch_ends_ends_nothing(
             raise left.pop()
 
     read = Run.read_metrics
-    monkeypatch.setattr(saver, "PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
     monkeypatch.setattr(Run, "read_metrics", lambda self: away() or read(self))
     assert len(train(config, Worker(observers=[witness], check_lease=away))) == 2
     assert [call[2] for call in witness.calls if call[0] == "epoch"] == [2]

@@ -11,11 +11,10 @@ import pytest
 import yaml
 from made_sweeps import WIDTH, tune_config, write_epochs
 
-from avs import storage
+from avs import patience, storage
 from avs.errors import ConfigError, LeaseError
 from avs.scale import ScaleConfig
 from avs.storage_remote import StorageError
-from avs.training import saver
 from avs.tuning.claim import claim_data, claim_sweep
 from avs.tuning.plan import SweepPlan, max_concurrent
 from avs.tuning.records import Status
@@ -220,7 +219,7 @@ def test_storage_that_is_away_for_a_moment_ends_no_sweep(
         write(uri, value)
 
     monkeypatch.setattr(storage, "write_json", flaky)
-    monkeypatch.setattr(saver, "PAUSE_S", 0.0)
+    monkeypatch.setattr(patience, "PAUSE_S", 0.0)
     record = plan.next()
     assert record is not None
     assert not failures

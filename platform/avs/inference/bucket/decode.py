@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain, islice
 
@@ -24,6 +25,7 @@ from avs.media.pieces import MediaPart, MediaWindow, decode_pieces, media_rounds
 from avs.media.sampling import native_rate
 from avs.media.sandbox import decode_video, probe
 from avs.media.video import DecodedVideo
+from avs.patience import patiently
 
 __all__ = ["cut_video"]
 
@@ -39,8 +41,10 @@ def cut_video(video: Video, job: BucketJob) -> Iterator[Cut | Outcome]:
     nothing about the video: no decoder, a storage that is away, a full disk.
     """
     try:
-        with storage.local_copy(video.source.uri) as path:
-            _check_unchanged(video)
+        with ExitStack() as stack:
+            uri = video.source.uri
+            path = patiently(lambda: stack.enter_context(storage.local_copy(uri)))
+            patiently(lambda: _check_unchanged(video))
             try:
                 yield from _Cutter(video, path, job).parts()
             except MediaError as error:

@@ -29,9 +29,10 @@ from avs.inference.bucket.job import (
     outcome_of,
 )
 from avs.inference.outputs import OUTPUT_NAMES, folder_name, need_video, write_outputs
-from avs.inference.track import MaskTrack
+from avs.inference.track import NO_SOUND, MaskTrack
 from avs.lease import check_owner
 from avs.media.masks import rle_area
+from avs.patience import patiently
 
 __all__ = ["PARTS", "write_masks"]
 
@@ -44,19 +45,23 @@ def write_masks(masks: Masks, job: BucketJob) -> Outcome | None:
     Raises what says nothing about the video: a lost lease, a storage that is away, a full disk.
     """
     try:
-        done = committed(job, masks.video)  # by a call that was repeated, or by another joiner
-        if done is not None:
-            return Outcome(done)
-        if masks.is_last and masks.part == 0:
-            return Outcome(_commit(masks, job))
-        whole = _joined(masks, job)
-        if whole is None:
-            return None
-        row = _commit(whole, job)
-        storage.remove(_parts_folder(masks, job))
-        return Outcome(row)
+        return patiently(lambda: _written(masks, job))
     except Exception as error:  # one bad video must not end the job
         return outcome_of(error, masks.video, stage="write")
+
+
+def _written(masks: Masks, job: BucketJob) -> Outcome | None:
+    done = committed(job, masks.video)  # by a call that was repeated, or by another joiner
+    if done is not None:
+        return Outcome(done)
+    if masks.is_last and masks.part == 0:
+        return Outcome(_commit(masks, job))
+    whole = _joined(masks, job)
+    if whole is None:
+        return None
+    row = _commit(whole, job)
+    storage.remove(_parts_folder(masks, job))
+    return Outcome(row)
 
 
 def _commit(masks: Masks, job: BucketJob) -> dict[str, Any]:
@@ -64,8 +69,8 @@ def _commit(masks: Masks, job: BucketJob) -> dict[str, Any]:
     begun_s = time.perf_counter()
     video, track = masks.video, masks.track
     track.masks.sort(key=lambda mask: mask.time_s)
-    if not masks.has_sound:
-        track.warnings.append("no sound track: treated as silence")
+    if not masks.has_sound and NO_SOUND not in track.warnings:
+        track.warnings.append(NO_SOUND)
     folder = storage.join(job.out, folder_name(video.name))
     storage.remove(storage.join(folder, COMMIT))  # of another version or checkpoint
     names = _write_files(masks, job, folder)
