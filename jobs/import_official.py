@@ -7,7 +7,9 @@ Here (experiment= and data= are those that the file was trained with):
         model.audio_weights=... out=...
 On a cluster:
     ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml -- \
-        python jobs/import_official.py experiment=... official=s3://... out=s3://BUCKET/official
+        python jobs/import_official.py experiment=tpavi_s4_pvt data=s4 \
+        official=s3://BUCKET/weights/S4_pvt.pth \
+        model.audio_weights=s3://BUCKET/weights/vggish-10086976.pth out=s3://BUCKET/official
 """
 
 import hydra

@@ -11,6 +11,9 @@ The same command again does what is missing. ``dry_run=true`` only shows the pla
 Then, where the audio network is frozen, once instead of in every epoch what it makes of the sound:
     python jobs/prepare.py stage=features prepared=DIR \
         model.audio_network=vggish model.audio_weights=vggish.pth
+    ray job submit --address http://HEAD:8265 --runtime-env cluster/runtime_env.yaml -- \
+        python jobs/prepare.py stage=features prepared=s3://BUCKET/s4 \
+        model.audio_network=vggish model.audio_weights=s3://BUCKET/weights/vggish-10086976.pth
 Training on DIR with this network uses it and says so; ``scale=gpu`` computes it on GPUs.
 """
 

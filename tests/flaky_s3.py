@@ -1,4 +1,4 @@
-"""An HTTP server in front of an S3 that fails on demand, as busy storage and bad networks do."""
+"""An HTTP server in front of an S3 that fails or is slow on demand, as busy storage often is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import http.client
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,13 +29,18 @@ class Failure(enum.Enum):
 
 
 class FlakyS3:
-    """Fails the next requests of a method as told, or all while ``is_away``; counts what came."""
+    """Fails the next requests of a method as told, or all while ``is_away``; counts what came.
+
+    While ``outage`` is set all requests fail in that way; each waits ``delay_s`` first.
+    """
 
     def __init__(self, target: str) -> None:
         self.target = target.removeprefix("http://")
         self.address = ""
         self.released = threading.Event()
         self.is_away = False
+        self.outage: Failure | None = None
+        self.delay_s = 0.0
         self.requests: list[str] = []
         self._method = ""
         self._failures: list[Failure] = []
@@ -51,18 +57,20 @@ class FlakyS3:
             self.requests.append(method)
             if self.is_away:
                 return Failure.RESET
+            if self.outage is not None:
+                return self.outage
             return self._failures.pop(0) if method == self._method and self._failures else None
 
 
 @contextmanager
-def flaky_s3(target: str) -> Iterator[FlakyS3]:
-    """Serve until the block ends."""
+def flaky_s3(target: str, *, host: str = "127.0.0.1") -> Iterator[FlakyS3]:
+    """Serve until the block ends, at an address of ``host``."""
     proxy = FlakyS3(target)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(proxy))
+    server = ThreadingHTTPServer((host, 0), _handler(proxy))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    proxy.address = f"http://127.0.0.1:{server.server_port}"
+    proxy.address = f"http://{host}:{server.server_port}"
     try:
         yield proxy
     finally:
@@ -77,8 +85,10 @@ def _handler(proxy: FlakyS3) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def _serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = self._read_body()
             failure = proxy.next_failure(self.command)
+            if proxy.delay_s:
+                time.sleep(proxy.delay_s)
             if failure is Failure.RESET:
                 self._reset()
             elif failure in (Failure.SLOW_DOWN, Failure.INTERNAL, Failure.DENIED):
@@ -86,6 +96,19 @@ def _handler(proxy: FlakyS3) -> type[BaseHTTPRequestHandler]:
                 self._answer(int(failure.value), {}, _ERROR % code[failure.value])
             else:
                 self._forward(body, failure)
+
+        def _read_body(self) -> bytes:
+            """All of it, as one piece where pyarrow's client sends it in many."""
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            del self.headers["Transfer-Encoding"], self.headers["Expect"]
+            pieces = []
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                pieces.append(self.rfile.read(size))
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass  # trailers
+            return b"".join(pieces)
 
         def _forward(self, body: bytes, failure: Failure | None) -> None:
             upstream = http.client.HTTPConnection(proxy.target)

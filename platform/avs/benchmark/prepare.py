@@ -9,14 +9,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from avs.benchmark.clips import link_clips, synthetic_videos, usable_videos
 from avs.benchmark.config import BenchmarkConfig
 from avs.benchmark.frame import Contender, interleave, write_result
 from avs.benchmark.process import Usage, run_measured
-from avs.config import choice_error
+from avs.config import choice_error, dump
 from avs.errors import AvsError
 
 __all__ = ["benchmark_prepare"]
@@ -52,7 +51,7 @@ def benchmark_prepare(
         Contender(name=n, what=_WHAT[n], run=_runner(n, commands[n], config, out)) for n in names
     ]
     results = interleave(contenders, repeats=config.repeats, say=say)
-    settings = {**asdict(config), "stage": config.stage.value, "num_videos": len(videos)}
+    settings = {**dump(config), "num_videos": len(videos)}
     title = f"prepare: {config.num_clips} clips, {config.processes} processes"
     text = write_result(str(out), title=title, results=results, what=_WHAT, settings=settings)
     say(text)
