@@ -11,6 +11,7 @@ On a cluster:
 """
 
 import os
+from pathlib import Path
 
 import hydra
 from _launch import connect, run
@@ -27,10 +28,10 @@ def main(cfg: DictConfig) -> None:
     read_tokens(
         os.environ, access=config.access, host=config.host
     )  # an open door is refused before Ray starts
-    with connect():
+    with connect(has_jobs=config.batches.is_on):
         from avs.serving.service import serve_checkpoint
 
-        serve_checkpoint(config)
+        serve_checkpoint(config, jobs=Path(__file__).parent)
 
 
 if __name__ == "__main__":

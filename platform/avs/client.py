@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx
 
+from avs.client_batches import BatchCalls
 from avs.client_http import Sender, ServiceError, lines, not_understood, parsed, streamed_error
 from avs.client_upload import Progress, Watch, upload
 from avs.errors import ConfigError
@@ -33,7 +34,7 @@ MasksPerSecond = int | Literal["native"]
 SavedFormat = Literal["png", "npz", "overlay", "matte", "rle_json"]
 
 
-class Client:
+class Client(BatchCalls):
     """Talks to one service. ``video`` is a local file, or an ``https://`` or ``s3://`` address that
     the service fetches.
 
@@ -65,6 +66,7 @@ class Client:
             transport=transport,
         )
         self._sender = Sender(self._http, retries=retries, sleep=sleep)
+        self._sleep = sleep
 
     def __enter__(self) -> Self:
         return self

@@ -22,6 +22,7 @@ from avs.errors import AvsError
 
 __all__ = ["Body", "Sender", "ServiceError", "lines", "not_understood", "parsed", "streamed_error"]
 
+_DONE = (HTTPStatus.OK, HTTPStatus.ACCEPTED)
 _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _UNREACHABLE = "unreachable"
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0
@@ -35,7 +36,8 @@ _NOT_REACHED = (
     httpx.RemoteProtocolError,
 )
 
-# Gives the ``files=`` or ``json=`` of a request; entered for each try, so a file is read again.
+# Gives the ``files=``, ``json=`` or ``headers=`` of a request; entered for each try, so a file is
+# read again.
 Body = Callable[[], AbstractContextManager[dict[str, Any]]]
 
 
@@ -73,7 +75,7 @@ class Sender:
     def answer(
         self, method: str, path: str, *, body: Body, params: dict[str, str]
     ) -> Iterator[httpx.Response]:
-        """The 200 answer, whose body is still to be read; leaving it hangs up.
+        """The answer of success, whose body is still to be read; leaving it hangs up.
 
         Raises:
             ServiceError: it was refused, nothing answers, or, inside, the answer breaks off.
@@ -106,7 +108,7 @@ class Sender:
             with _told_as(_UNREACHABLE, f"{request.url.host} cannot be reached"):
                 response = self._http.send(request, stream=True)
         kind = response.headers.get("Content-Type", "")
-        if response.status_code == HTTPStatus.OK and not kind.startswith("text/html"):
+        if response.status_code in _DONE and not kind.startswith("text/html"):
             return response
         try:
             raise _refusal(response)

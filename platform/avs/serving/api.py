@@ -16,7 +16,8 @@ DESCRIPTION = (
     "Audio-visual segmentation: pixel masks of the objects that sound in a video. Where the "
     "service has tokens, send `Authorization: Bearer TOKEN`. Errors are "
     '`{"error": {"code", "message"}}`; after 429 and 503 wait as Retry-After says. Pictures of a '
-    "camera with its sound go over the WebSocket /v1/live."
+    "camera with its sound go over the WebSocket /v1/live. Whole prefixes of S3 are batches: "
+    "they go on without the client, and need the scope batch."
 )
 
 _ERRORS = {
@@ -94,6 +95,7 @@ _ANSWERS = {
     "/readyz": _object(status=_TEXT),
     "/v1/models": _object(models=_list(_MODEL), limits=_LIMITS),
 }
+_WITH_OPTIONS = ("/v1/segment", "/v1/batches")
 _URL = "http://127.0.0.1:8000/v1/segment"
 _EXAMPLES = (
     f"curl -F file=@clip.mp4 {_URL}",
@@ -164,7 +166,8 @@ def document(app: FastAPI) -> dict[str, Any]:
     plain["security"] = [{"token": []}, {}]
     for path, operations in plain["paths"].items():
         for operation in operations.values():
-            operation["responses"].pop("422" if path != "/v1/segment" else "", None)
+            if path not in _WITH_OPTIONS:
+                operation["responses"].pop("422", None)  # FastAPI's own, which never comes
             answers = {**_errors(401, 403, 408, 413, 500, 503), **operation["responses"]}
             if path in _ANSWERS:
                 answers["200"]["content"]["application/json"]["schema"] = _ANSWERS[path]

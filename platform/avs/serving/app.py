@@ -27,6 +27,9 @@ from starlette.types import Scope as AsgiScope
 from avs import __version__
 from avs.serving.answers import PartsResponse
 from avs.serving.api import DESCRIPTION, SEGMENT, document
+from avs.serving.batches import Batches
+from avs.serving.batches_command import BatchPlan
+from avs.serving.batches_routes import add_batches
 from avs.serving.choice import Choice
 from avs.serving.config import LimitsConfig
 from avs.serving.doors import Doors
@@ -81,9 +84,10 @@ class Service:
     live: LiveLimits
     choice: Choice
     meters: Meters
+    batches: BatchPlan | None = None
 
 
-def build_app(backend: Backend, service: Service) -> FastAPI:
+def build_app(backend: Backend, service: Service, batches: Batches) -> FastAPI:
     """The ASGI app; docs and page load nothing from elsewhere. ``app.state.places`` are its open
     requests."""
     app = FastAPI(
@@ -124,6 +128,9 @@ def build_app(backend: Backend, service: Service) -> FastAPI:
     _add_segment(app, backend, service)
     _add_models(app, backend, service)
     _add_live(app, backend, service)
+    add_batches(
+        app, batches, gate=service.gate, choice=service.choice, models=lambda: backend.models()
+    )
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
 

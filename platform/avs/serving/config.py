@@ -7,6 +7,7 @@ from the environment variable AVS_API_TOKENS or from ``access.tokens_file``, whi
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from avs.errors import ConfigError
@@ -15,6 +16,7 @@ from avs.serving.live import LiveLimits
 
 __all__ = [
     "AccessConfig",
+    "BatchesConfig",
     "ExtraModel",
     "FetchConfig",
     "LimitsConfig",
@@ -27,6 +29,12 @@ def _check_positive(section: str, config: object, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise ConfigError(f"{section}{name}={getattr(config, name)} must be positive.")
+
+
+def _check_prefixes(key: str, prefixes: Sequence[str]) -> None:
+    for prefix in prefixes:
+        if not prefix.startswith("s3://") or not prefix[5:].strip("/"):
+            raise ConfigError(f"{key} has {prefix}: write s3://BUCKET/PREFIX.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,9 +119,60 @@ class FetchConfig:
 
     def __post_init__(self) -> None:
         _check_positive("fetch.", self, "timeout_s")
-        for prefix in self.s3_prefixes:
-            if not prefix.startswith("s3://") or not prefix[5:].strip("/"):
-                raise ConfigError(f"fetch.s3_prefixes has {prefix}: write s3://BUCKET/PREFIX.")
+        _check_prefixes("fetch.s3_prefixes", self.s3_prefixes)
+
+
+@dataclass(kw_only=True, slots=True)
+class BatchesConfig:
+    """Whole prefixes of S3, segmented by ``jobs/segment.py`` as a job of the same cluster.
+
+    ``input_prefixes``, ``output_prefixes``: what clients may name, as s3://bucket/videos; both
+    empty: the service takes no batches. All tokens with the scope batch share them.
+    ``max_running``: batches at a time, of which ``scale`` is the size of each; ``max_per_token`` of
+    them of one token. ``driver_cpus``: what a batch takes beside ``scale``. ``program``: where the
+    nodes find jobs/segment.py (null: beside jobs/serve.py). ``job_address``: of Ray's job server,
+    as http://HEAD:8265 (null: that of this cluster). ``timeout_s``: for its answers and for
+    counting what is done.
+    """
+
+    input_prefixes: list[str]
+    output_prefixes: list[str]
+    max_running: int
+    max_per_token: int
+    driver_cpus: float
+    scale: ScaleConfig
+    program: str | None
+    job_address: str | None
+    timeout_s: float
+
+    def __post_init__(self) -> None:
+        names = ("max_running", "max_per_token", "driver_cpus", "timeout_s")
+        _check_positive("batches.", self, *names)
+        for name in ("input_prefixes", "output_prefixes"):
+            _check_prefixes(f"batches.{name}", getattr(self, name))
+        if bool(self.input_prefixes) != bool(self.output_prefixes):
+            lacking = "output" if self.input_prefixes else "input"
+            raise ConfigError(
+                f"batches.{lacking}_prefixes=[]: a batch needs both: give s3://BUCKET/PREFIX, or "
+                "leave both empty."
+            )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the service takes batches."""
+        return bool(self.input_prefixes)
+
+    @property
+    def cpus(self) -> float:
+        """What all that run together may take of the cluster; 0 without batches."""
+        each = self.driver_cpus + self.scale.num_workers * self.scale.cpus_per_worker
+        return self.max_running * each if self.is_on else 0.0
+
+    @property
+    def gpus(self) -> float:
+        """Likewise."""
+        each = self.scale.num_workers * self.scale.gpus_per_worker
+        return self.max_running * each if self.is_on else 0.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -129,6 +188,7 @@ class ServingConfig:
     limits: LimitsConfig
     access: AccessConfig
     fetch: FetchConfig
+    batches: BatchesConfig
     live: LiveLimits
     decoders: int
     decoder_cpus: float

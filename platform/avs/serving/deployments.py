@@ -10,7 +10,7 @@ running replicas and none is started for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray import serve
@@ -82,7 +82,10 @@ def build_application(
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         max_ongoing_requests=service.max_open_requests + _SPARE_REQUESTS,
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
-        user_config={"is_open": is_open},
+        user_config={
+            "is_open": is_open,
+            "checkpoints": {name: asdict(served) for name, served in checkpoints.items()},
+        },
     )(serve.ingress()(Ingress))
     return _steady(ingress).bind(bound_decoder, segmenters, service)
 

@@ -95,8 +95,9 @@ class Doors:
             return {}
         return {
             "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Methods": "GET, POST",
-            "Access-Control-Allow-Headers": "authorization, content-type, x-avs-client",
-            "Access-Control-Expose-Headers": "x-avs-model, x-avs-checkpoint, retry-after",
+            "Access-Control-Allow-Methods": "GET, POST, DELETE",
+            "Access-Control-Allow-Headers": "authorization, content-type, idempotency-key, "
+            "x-avs-client",
+            "Access-Control-Expose-Headers": "location, x-avs-model, x-avs-checkpoint, retry-after",
             "Vary": "Origin",
         }

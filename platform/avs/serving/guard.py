@@ -30,6 +30,7 @@ _PROBES = frozenset(("/healthz", "/readyz"))
 _PAGE = ("/", "/page/", "/favicon.ico")
 # A person opens these: the browser's own log-in can carry the token.
 _SHOWN = ("/docs", "/openapi.json", "/metrics")
+_BATCHES = "/v1/batches"
 _WITHOUT_BODY_BYTES = 100_000
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -132,11 +133,13 @@ class Guard:
             await self._app(scope, receive, send)
             return
         token = self._gate.identify(headers.get(b"authorization", b""), with_basic=path in _SHOWN)
-        wanted = tokens.Scope.ADMIN if path == "/metrics" else None
-        if wanted is None and path.startswith("/v1/"):
-            wanted = tokens.Scope.SEGMENT
+        wanted = _wanted_scope(path)
         if wanted is not None:
             self._gate.check_scope(token, wanted)
+        if wanted is tokens.Scope.BATCH:  # each of them asks Ray and S3
+            with self._gate.counted(token), self._places.opened():
+                await self._forward(scope, receive, send, max_bytes=_WITHOUT_BODY_BYTES)
+            return
         if scope["method"] in ("GET", "HEAD"):  # cheap: neither queued nor counted
             await self._forward(scope, receive, send, max_bytes=_WITHOUT_BODY_BYTES)
             return
@@ -180,6 +183,14 @@ class Guard:
 def too_busy() -> ApiError:
     """The answer when the queue is full."""
     return ApiError(429, "busy", "too many requests are waiting; try again")
+
+
+def _wanted_scope(path: str) -> tokens.Scope | None:
+    if path == "/metrics":
+        return tokens.Scope.ADMIN
+    if path == _BATCHES or path.startswith(f"{_BATCHES}/"):
+        return tokens.Scope.BATCH
+    return tokens.Scope.SEGMENT if path.startswith("/v1/") else None
 
 
 def _is_page(path: str) -> bool:

@@ -16,6 +16,9 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from avs.serving.app import Service, build_app
+from avs.serving.batches import Batches
+from avs.serving.batches_command import Weights
+from avs.serving.batches_ray import JobServer
 from avs.serving.calling import GONE, TRIES, call, pause, unavailable
 from avs.serving.guard import too_busy
 from avs.serving.messages import (
@@ -54,13 +57,17 @@ class Ingress:
         self._timeout_s = service.limits.request_timeout_s
         self._ready_until_s = 0.0
         self._models: tuple[float, list[ModelInfo]] = (0.0, [])
+        self._batches = _batches(service)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        self._app = build_app(self, self._service)
+        self._app = build_app(self, self._service, self._batches)
         return self._app
 
-    def reconfigure(self, user_config: Mapping[str, bool]) -> None:
-        """``is_open`` false: let no new request in; /readyz tells when the last one has ended."""
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """``is_open`` false: let no new request in; /readyz tells when the last one has ended.
+        ``checkpoints`` are those of new batches."""
+        told = user_config["checkpoints"].items()
+        self._batches.weights = {name: Weights(**weights) for name, weights in told}
         if not user_config["is_open"]:
             self._app.state.places.close()
 
@@ -130,6 +137,12 @@ class Ingress:
         if is_ready:
             self._ready_until_s = time.monotonic() + _CACHE_S
         return is_ready
+
+
+def _batches(service: Service) -> Batches:
+    config = None if service.batches is None else service.batches.config
+    address, timeout_s = (config.job_address, config.timeout_s) if config else (None, 1.0)
+    return Batches(service.batches, jobs=JobServer(address, timeout_s=timeout_s))
 
 
 def _run_all(names: list[str]) -> bool:

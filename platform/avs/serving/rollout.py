@@ -19,6 +19,7 @@ from avs import storage
 from avs.errors import ConfigError
 from avs.inference.predictor import Predictor, checkpoint_hash
 from avs.serving.app import Service
+from avs.serving.batches_ray import batch_plan
 from avs.serving.choice import DEFAULT_MODEL, Choice
 from avs.serving.config import ServeConfig
 from avs.serving.deployments import APP_NAME, INGRESS_CPUS, Plan, Served, build_application
@@ -164,6 +165,7 @@ def make_service(
         live=config.live,
         choice=Choice.among({name: extra.share for name, extra in config.models.items()}),
         meters=Meters(),
+        batches=batch_plan(config.batches),
     )
 
 
@@ -171,8 +173,8 @@ def _num_segmenters(config: ServeConfig, *, num_models: int) -> int:
     """``scale.num_workers`` of each model, or as many as fit beside ingress and decoders."""
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     scale = config.scale
-    others = INGRESS_CPUS + config.decoders * config.decoder_cpus
-    cpus, gpus = there.get("CPU", 0.0) - others, there.get("GPU", 0.0)
+    others = INGRESS_CPUS + config.decoders * config.decoder_cpus + config.batches.cpus
+    cpus, gpus = there.get("CPU", 0.0) - others, there.get("GPU", 0.0) - config.batches.gpus
     size = scale.num_workers
     for each, total in ((scale.cpus_per_worker, cpus), (scale.gpus_per_worker, gpus)):
         if each:
@@ -180,9 +182,10 @@ def _num_segmenters(config: ServeConfig, *, num_models: int) -> int:
     if size < 1:
         raise ConfigError(
             f"scale asks for {scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs a "
-            f"segmenter, {num_models} of them, beside {others:g} CPUs for HTTP and decoders; the "
-            f"cluster has {there.get('CPU', 0):g} CPUs and {gpus:g} GPUs: lower "
-            "scale.cpus_per_worker, decoders or decoder_cpus."
+            f"segmenter, {num_models} of them, beside {others:g} CPUs for HTTP, decoders and "
+            f"batches; the cluster has {there.get('CPU', 0):g} CPUs and "
+            f"{there.get('GPU', 0):g} GPUs: lower scale.cpus_per_worker, decoders, decoder_cpus "
+            "or batches.scale."
         )
     return size
 

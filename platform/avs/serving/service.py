@@ -2,7 +2,8 @@
 
 Everything that can be wrong with a configuration is checked in the driver first: in a replica it
 would be a constructor that Serve tries again and again. Serve's address and time limits cannot
-change while it runs, so a cluster with a running Serve is refused, not joined.
+change while it runs, so a cluster with a running Serve is refused, not joined; a service that a
+driver has left behind is ended first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,6 +31,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from avs.errors import AvsError, ConfigError
+from avs.serving.batches_ray import check_job_server, with_program
 from avs.serving.config import ServeConfig
 from avs.serving.parts import APP_NAME
 from avs.serving.rollout import QUIET, Rollout
@@ -41,11 +45,13 @@ _STOP_TIMEOUT_S = 30.0
 _DRAIN_TIMEOUT_S = 60.0
 
 
-def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None = None) -> None:
+def serve_checkpoint(
+    config: ServeConfig, *, jobs: Path | None = None, say: Callable[[str], None] | None = None
+) -> None:
     """Serve until Ctrl-C or SIGTERM, then finish what runs and shut Serve down.
 
     SIGHUP, and ``reload_s`` by itself, look for newer checkpoints in the same places. ``say``
-    prints unless given.
+    prints unless given. ``jobs``: the folder of jobs/serve.py, for the program of batches.
 
     Raises:
         ConfigError, CheckpointError, AvsError: the service cannot start.
@@ -55,9 +61,9 @@ def serve_checkpoint(config: ServeConfig, *, say: Callable[[str], None] | None =
     signal.signal(signal.SIGHUP, lambda *_: look.set())
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        url, rollout = start(config, say=say)
+        url, rollout = start(config, jobs=jobs, say=say)
         try:
-            for line in _greeting(url, has_tokens=rollout.has_tokens):
+            for line in _greeting(url, host=config.host, has_tokens=rollout.has_tokens):
                 say(line)
             while True:
                 was_asked = look.wait(config.reload_s)
@@ -77,6 +83,7 @@ def start(
     config: ServeConfig,
     *,
     environ: Mapping[str, str] | None = None,
+    jobs: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, Rollout]:
     """Deploy and wait until a request would be answered; returns the base URL, and what takes over
@@ -93,7 +100,12 @@ def start(
     tokens = read_tokens(environ, access=config.access, host=config.host)
     if not tokens:
         say(f"serve: no tokens: whoever can reach {config.host} on this machine may use it")
+    if _is_left_behind():
+        say("serve: a driver that was killed has left its service behind; ending it")
+        stop()
     _check_serve_is_free(config)
+    config = replace(config, batches=with_program(config.batches, jobs=jobs))
+    check_job_server(config.batches)
     rollout = Rollout(config, tokens=tokens, say=say)
     try:
         _deploy(rollout, config)
@@ -212,18 +224,36 @@ def _check_serve_is_free(config: ServeConfig) -> None:
 
 
 def _is_serve_running() -> bool:
-    try:
-        ray.get_actor(*_CONTROLLER)
-    except ValueError:
+    return _controller() is not None
+
+
+def _is_left_behind() -> bool:
+    """Whether Serve runs for a service of ours alone, and the driver that started it is dead.
+
+    Serve outlives its driver, which leaves nobody who could stop, drain or reload the service.
+    """
+    controller = _controller()
+    if controller is None:
         return False
-    return True
+    owner = controller._ray_actor_id.job_id.hex()  # Ray has no public way to ask without dashboard
+    dead = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}  # type: ignore[no-untyped-call]
+    return owner in dead and set(serve.status().applications) <= {APP_NAME}
 
 
-def _greeting(url: str, *, has_tokens: bool) -> list[str]:
+def _controller() -> Any:
+    """Serve's controller; None where Serve does not run."""
+    try:
+        return ray.get_actor(*_CONTROLLER)
+    except ValueError:
+        return None
+
+
+def _greeting(url: str, *, host: str, has_tokens: bool) -> list[str]:
+    also = " and at every address of this machine" if host in ("0.0.0.0", "::") else ""
     token = '-H "Authorization: Bearer TOKEN" ' if has_tokens else ""
     curl = f"curl {token}-F file=@VIDEO.mp4"
     return [
-        f"serve: ready at {url} (Ctrl-C stops it)",
+        f"serve: ready at {url}{also} (Ctrl-C stops it)",
         f"  page:    {url}/   (documentation: {url}/docs)",
         f"  masks:   {curl} {url}/v1/segment",
         f"  overlay: {curl} -o overlay.mp4 '{url}/v1/segment?format=overlay'",

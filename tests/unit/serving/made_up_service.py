@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from omegaconf import OmegaConf
 from avs import storage
 from avs.config import build
 from avs.serving.app import Service, build_app
+from avs.serving.batches import Batches
+from avs.serving.batches_command import BatchPlan, Weights
+from avs.serving.batches_jobs import Job, Jobs
 from avs.serving.choice import Choice
-from avs.serving.config import ServingConfig
+from avs.serving.config import BatchesConfig, ServingConfig
 from avs.serving.doors import Doors
 from avs.serving.fetching import FetchLimits
 from avs.serving.messages import (
@@ -86,6 +89,47 @@ class FakeBackend:
         return self.is_up
 
 
+class FakeJobs:
+    """A job server that remembers; ``away`` is raised by all of it, ``calls`` are its methods."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.submitted: list[dict[str, Any]] = []
+        self.calls: list[str] = []
+        self.away: Exception | None = None
+
+    def submit(self, id: str, command: str, **told: Any) -> bool:  # noqa: A002
+        self._called("submit")
+        if id in self.jobs:
+            return False
+        self.submitted.append({"id": id, "command": command, **told})
+        kept = {name: told[name] for name in ("owner", "request", "checkpoint")}
+        begun_s = 1e9 + len(self.jobs)
+        self.jobs[id] = Job(id=id, status="PENDING", begun_s=begun_s, **kept)
+        return True
+
+    def find(self, id: str) -> Job | None:  # noqa: A002
+        self._called("find")
+        return self.jobs.get(id)
+
+    def all(self) -> list[Job]:
+        self._called("all")
+        return list(self.jobs.values())
+
+    def stop(self, id: str) -> None:  # noqa: A002
+        self._called("stop")
+        self.change(id, status="STOPPED", ended_s=2e9)
+
+    def change(self, id_: str, **changes: Any) -> None:
+        """What happens to a job meanwhile."""
+        self.jobs[id_] = replace(self.jobs[id_], **changes)
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if self.away is not None:
+            raise self.away
+
+
 class CountingMeters(Meters):
     """Remembers what it was told."""
 
@@ -139,6 +183,7 @@ def service_app(
     models: dict[str, float] | None = None,
     max_open_requests: int = 2,
     meters: Meters | None = None,
+    jobs: Jobs | None = None,
     **changes: Any,
 ) -> FastAPI:
     """The app; ``tokens`` as in AVS_API_TOKENS, ``models`` with their shares."""
@@ -167,7 +212,17 @@ def service_app(
         choice=Choice.among(models or {}),
         meters=meters or Meters(),
     )
-    return build_app(backend, service)
+    return build_app(backend, service, made_up_batches(config.batches, jobs or FakeJobs()))
+
+
+def made_up_batches(config: BatchesConfig, jobs: Jobs) -> Batches:
+    """Batches of a service whose one model is ``default``."""
+    plan = BatchPlan(
+        config=config, python="python", program="jobs/segment.py", runtime_env={"env_vars": {}}
+    )
+    batches = Batches(plan if config.is_on else None, jobs=jobs)
+    batches.weights = {"default": Weights(uri="s3://models/run", digest=HASH)}
+    return batches
 
 
 def client_of(app: FastAPI) -> TestClient:

@@ -173,7 +173,10 @@ def _references(plain: Any) -> Iterator[str]:
 
 def test_the_document_is_whole(client: TestClient, schema: dict[str, Any]) -> None:
     assert schema["openapi"].startswith("3.")
-    assert set(schema["paths"]) == {"/healthz", "/readyz", "/metrics", "/v1/segment", "/v1/models"}
+    assert set(schema["paths"]) == {
+        *("/healthz", "/readyz", "/metrics", "/v1/segment", "/v1/models"),
+        *("/v1/batches", "/v1/batches/{id}"),
+    }
     assert schema["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
     assert list(_references(schema)) == []  # each operation says all of itself
     assert json.loads(json.dumps(schema, allow_nan=False)) == schema
