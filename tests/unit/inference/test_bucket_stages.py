@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -223,6 +225,11 @@ def test_a_video_that_changed_since_it_was_listed_is_not_committed_for_the_old_v
     [made] = cut_video(listed, bucket)
     assert isinstance(made, Outcome)
     assert "changed since it was listed: run the job again" in made.row["reason"]
+
+
+def test_processes_that_decode_or_write_load_no_torch() -> None:
+    code = "import sys, avs.inference.bucket.pipeline; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
 def test_the_key_is_another_for_all_that_outputs_depend_on(checkpoint: str) -> None:

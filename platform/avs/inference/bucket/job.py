@@ -10,20 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from avs import storage
 from avs.config import dump
 from avs.errors import AvsError, DecoderError, LeaseError
-from avs.inference.config import SegmentConfig
 from avs.inference.outputs import OutputKind, folder_name
 from avs.inference.track import MaskTrack
 from avs.media.pieces import MediaWindow
 from avs.schema import Source
 from avs.storage_remote import StorageError
 from avs.training.clip_spec import ClipSpec
+
+if TYPE_CHECKING:
+    from avs.inference.config import SegmentConfig  # brings torch
 
 __all__ = [
     "COMMIT",
