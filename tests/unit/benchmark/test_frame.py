@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stage_config import MODELS_SECTION, SERVE_SECTION, TRAIN_SECTION
+from stage_config import MODELS_SECTION, SEGMENT_SECTION, SERVE_SECTION, TRAIN_SECTION
 
 from avs.benchmark import BenchmarkConfig, Stage
 from avs.benchmark.clips import link_clips
@@ -119,4 +119,5 @@ def _plain() -> dict[str, object]:
         "models": MODELS_SECTION,
         "train": TRAIN_SECTION,
         "serve": SERVE_SECTION,
+        "segment": SEGMENT_SECTION,
     }

@@ -74,7 +74,7 @@ def test_a_rank_that_does_not_see_the_lease_ends_before_it_trains(
 ) -> None:
     config = train_config(prepared, tmp_path / "run")
     with pytest.raises(LeaseError, match="give an out= that every node reaches"):
-        _worker_loop({"config": dump(config), "owner": "elsewhere-1", "cpus": 0.0})
+        _worker_loop({"config": dump(config), "owner": "elsewhere-1", "cpus": 0.0, "run": None})
     assert not (tmp_path / "run").exists()
 
 
