@@ -11,6 +11,7 @@ import hashlib
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from avs.patience import patiently
 __all__ = ["PARTS", "write_masks"]
 
 PARTS = "_parts"
+_PUTS_AT_ONCE = 8  # a bucket takes as long for a small picture as for nothing
 
 
 def write_masks(masks: Masks, job: BucketJob) -> Outcome | None:
@@ -88,7 +90,7 @@ def _commit(masks: Masks, job: BucketJob) -> dict[str, Any]:
 
 
 def _write_files(masks: Masks, job: BucketJob, folder: str) -> list[str]:
-    """The outputs, made in a local folder and put in place one by one; returns their names."""
+    """The outputs, made in a local folder and then put in place; returns their names."""
     path = uri = masks.video.source.uri
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -98,8 +100,9 @@ def _write_files(masks: Masks, job: BucketJob, folder: str) -> list[str]:
             names = write_outputs(masks.track, scratch, job.outputs, video_path=path)
         except MediaError as error:
             raise MediaError(str(error).replace(path, masks.video.name)) from error
-        for name in names:
-            storage.put_file(scratch / name, storage.join(folder, name))
+        threads = stack.enter_context(ThreadPoolExecutor(_PUTS_AT_ONCE))
+        targets = [storage.join(folder, name) for name in names]
+        list(threads.map(storage.put_file, [scratch / name for name in names], targets))
     return names
 
 
