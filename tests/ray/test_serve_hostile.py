@@ -158,7 +158,7 @@ def test_what_the_documentation_says_is_what_is_answered(
         httpx.get(f"{url}/openapi.json", trust_env=False).json()
     )
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 5
+    assert len(operations) == 9
     seen: dict[str, set[int]] = {operation.label: set() for operation in operations}
     with requests.Session() as session:
         session.trust_env = False
@@ -170,7 +170,9 @@ def test_what_the_documentation_says_is_what_is_answered(
             for mode in modes:
                 _examine(operation, mode, session, url, clip, seen[operation.label])
     assert seen["POST /v1/segment"] >= {200, 415, 422}
-    assert all(200 in statuses for statuses in seen.values())
+    for label, statuses in seen.items():
+        # This service takes no batches, and says so.
+        assert (404 if "/v1/batches" in label else 200) in statuses, (label, statuses)
 
 
 def _examine(
@@ -209,6 +211,7 @@ def test_bombs_are_refused_in_time_and_within_memory(
     client: httpx.Client, clip: bytes, masks: bytes
 ) -> None:
     before = memory_bytes("Decoder")
+    others = memory_bytes("sandbox_child")  # of workers that earlier tests have left idle, too
     assert before
     with peak_bytes("sandbox_child") as peak:
         for name, data, code in bombs(clip):
@@ -219,7 +222,7 @@ def test_bombs_are_refused_in_time_and_within_memory(
                 assert response.status_code == 422, (name, response.text[:500])
                 assert response.json()["error"]["code"] == code, response.text[:500]
             assert time.monotonic() - begun_s < 2 * DECODE_TIMEOUT_S, name
-    assert 0 < peak[0] < MAX_DECODER_BYTES
+    assert 0 < peak[0] < others + MAX_DECODER_BYTES
     assert memory_bytes("Decoder") - before < 2 * MAX_GROWTH_BYTES
     assert _masks(client, clip) == masks
 

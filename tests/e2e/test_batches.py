@@ -19,13 +19,14 @@ import httpx
 import psutil
 import pytest
 import s3fs
-from serving_service import ROOT, free_port
+from heads import free_ports
 
 from avs.client import Client, ServiceError
 from avs.datasets.synthetic import Layout, SyntheticConfig, clip_plan, write_clip
 
 pytestmark = pytest.mark.timeout(600)
 
+ROOT = Path(__file__).resolve().parents[2]
 TOKENS = {"mine": "batch+segment", "other": "batch"}
 NUM_VIDEOS = 3
 BATCH_TIMEOUT_S = 240.0
@@ -78,7 +79,7 @@ def _started(
     checkpoint: Path, bucket: str, aws: dict[str, str]
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AVS_", "AWS_"))}
-    port = free_port()
+    [port] = free_ports(1)
     tokens = ",".join(f"{name}:{scopes}" for name, scopes in TOKENS.items())
     command = [
         *(sys.executable, str(ROOT / "jobs" / "serve.py"), f"checkpoint={checkpoint}"),
