@@ -170,9 +170,9 @@ def test_what_the_documentation_says_is_what_is_answered(
             for mode in modes:
                 _examine(operation, mode, session, url, clip, seen[operation.label])
     assert seen["POST /v1/segment"] >= {200, 415, 422}
-    for label, statuses in seen.items():
+    for label, codes in seen.items():
         # This service takes no batches, and says so.
-        assert (404 if "/v1/batches" in label else 200) in statuses, (label, statuses)
+        assert (404 if "/v1/batches" in label else 200) in codes, (label, codes)
 
 
 def _examine(
