@@ -59,8 +59,6 @@ def test_a_large_video_is_a_block_of_its_own() -> None:
 def test_on_cpus_all_stages_of_all_workers_fit_at_once(cpus: int) -> None:
     pools = plan_pools(CPU, cluster={"CPU": cpus}, num_blocks=100)
     assert pools.num_segmenters == min(2, cpus)
-    assert pools.num_decoders is not None
-    assert pools.num_writers is not None
     taken = (
         pools.num_segmenters * pools.segmenter_cpus
         + pools.num_decoders * pools.decoder_cpus
@@ -72,7 +70,7 @@ def test_on_cpus_all_stages_of_all_workers_fit_at_once(cpus: int) -> None:
 def test_beside_gpus_all_other_cpus_decode_and_write() -> None:
     pools = plan_pools(GPU, cluster={"CPU": 64, "GPU": 8}, num_blocks=100)
     assert (pools.num_segmenters, pools.segmenter_cpus, pools.segmenter_gpus) == (8, 1, 1)
-    assert (pools.num_decoders, pools.decoder_cpus) == (None, 1)
+    assert (pools.num_decoders + pools.num_writers, pools.decoder_cpus) == (56, 1)
     assert pools.mask_threads == 3
     alone = replace(GPU, num_workers=1, cpus_per_worker=2)
     few = plan_pools(alone, cluster={"CPU": 2, "GPU": 1}, num_blocks=100)

@@ -2,22 +2,22 @@
 
     work list -> decode (1 video : N parts) -> segment (1 : 1) -> write (N parts : 1 row)
 
-Decoding and writing are tasks, which need no torch; segmenting is a pool of actors with a network
-each. Frames go from decoder to segmenter through the object store, because a GPU would otherwise
-wait for decoding; masks go on as run-lengths.
+All are pools of actors, those of segmenters with a network each: of tasks, Ray ends the processes
+between two calls where there are more than cores, and each one started anew costs seconds. Frames
+go from decoder to segmenter through the object store, because a GPU would otherwise wait for
+decoding; masks go on as run-lengths.
 """
 
 from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset
 
 from avs.inference.bucket.decode import cut_video
 from avs.inference.bucket.job import BucketJob, Cut, Masks, Message, Outcome, Video
@@ -41,29 +41,23 @@ def outcomes(
     then, or when two writers join a video at once, its row may come twice."""
     data: Dataset = ray.data.from_arrow([_table(block) for block in blocks])
     data.context.target_max_block_size = _MAX_BLOCK_BYTES
-    data = data.map_batches(
-        _named("Decode", partial(_decode, job=job, run=run)),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=TaskPoolStrategy(pools.num_decoders),
-        num_cpus=pools.decoder_cpus,
-    )
-    data = data.map_batches(
-        Segment,
-        fn_constructor_kwargs={"job": job, "run": run, "mask_threads": pools.mask_threads},
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pools.num_segmenters),
-        num_cpus=pools.segmenter_cpus,
-        num_gpus=pools.segmenter_gpus or None,
-    )
-    data = data.map_batches(
-        _named("Write", partial(_write, job=job, run=run)),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=TaskPoolStrategy(pools.num_writers),
-        num_cpus=pools.writer_cpus,
-    )
+    given: dict[str, Any] = {"job": job, "run": run}
+    threads = {"mask_threads": pools.mask_threads}
+    count = pools.num_segmenters
+    for stage, most, cpus, gpus, arguments in (
+        (Decode, pools.num_decoders, pools.decoder_cpus, None, given),
+        (Segment, count, pools.segmenter_cpus, pools.segmenter_gpus or None, given | threads),
+        (Write, pools.num_writers, pools.writer_cpus, None, given),
+    ):
+        data = data.map_batches(
+            stage,
+            fn_constructor_kwargs=arguments,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=min(count, most), max_size=most),
+            num_cpus=cpus,
+            num_gpus=gpus,
+        )
     data.set_name("segment")
     with own_errors():
         for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -72,13 +66,31 @@ def outcomes(
                 yield message.row
 
 
-class Segment:
-    """Actor body of the segmenters."""
+class _Stage:
+    """Actor body."""
+
+    def __init__(self, job: BucketJob, run: JobRun) -> None:
+        use_run(run)
+        self._job = job
+
+
+class Decode(_Stage):
+    """Of the decoders."""
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        for video in _messages(table):
+            assert isinstance(video, Video)
+            for made in cut_video(video, self._job):
+                yield _table([made])
+
+
+class Segment(_Stage):
+    """Of the segmenters."""
 
     def __init__(self, job: BucketJob, run: JobRun, mask_threads: int) -> None:
         from avs.inference.bucket.segment import WindowsSegmenter  # torch: only here
 
-        use_run(run)
+        super().__init__(job, run)
         self._segmenter = Made(WindowsSegmenter, job=job, mask_threads=mask_threads)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
@@ -91,21 +103,15 @@ class Segment:
         yield _table(self._segmenter.get()(cuts))
 
 
-def _decode(table: pa.Table, *, job: BucketJob, run: JobRun) -> Iterator[pa.Table]:
-    use_run(run)
-    for message in _messages(table):
-        assert isinstance(message, Video)
-        for made in cut_video(message, job):
-            yield _table([made])
+class Write(_Stage):
+    """Of the writers."""
 
-
-def _write(table: pa.Table, *, job: BucketJob, run: JobRun) -> Iterator[pa.Table]:
-    use_run(run)
-    for message in _messages(table):
-        made = write_masks(message, job) if isinstance(message, Masks) else message
-        if made is not None:
-            _measure(made.row)
-        yield _table([] if made is None else [made])
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        for message in _messages(table):
+            made = write_masks(message, self._job) if isinstance(message, Masks) else message
+            if made is not None:
+                _measure(made.row)
+            yield _table([] if made is None else [made])
 
 
 def _measure(row: dict[str, Any]) -> None:
@@ -118,16 +124,6 @@ def _measure(row: dict[str, Any]) -> None:
     for stage, seconds in row["timings"].items():
         observe_seconds(seconds, job="segment", stage=stage)
     log_line("segmented", level=logging.INFO, stage="write", clip_id=name)
-
-
-def _named(name: str, function: partial[Iterator[pa.Table]]) -> Callable[[pa.Table], Any]:
-    """A function that Ray's dashboard shows as MapBatches(``name``)."""
-
-    def call(table: pa.Table) -> Iterator[pa.Table]:
-        return function(table)
-
-    call.__name__ = call.__qualname__ = name
-    return call
 
 
 def _table(messages: Iterable[Message]) -> pa.Table:

@@ -18,23 +18,24 @@ ROUND_VIDEOS = 100_000
 _BLOCK_VIDEOS = 16  # tiny files: Ray takes milliseconds for a block
 _BLOCK_BYTES = 64 << 20  # large ones: the next worker should not wait for them
 _BLOCKS_PER_WORKER = 4  # the last ones to finish differ by less
-# Of the CPUs of a worker that has no GPU: the network takes most of the time there, and all three
-# must fit in at once. The system shares out the cores as they are needed.
-_SEGMENT_SHARE, _DECODE_SHARE, _WRITE_SHARE = 0.5, 0.3, 0.2
+# Of the CPUs of a worker that has no GPU. The system shares out the cores as they are needed; Ray
+# starts no call that its own reserves for each stage do not cover, and those are smaller than this.
+_SEGMENT_SHARE, _DECODE_SHARE, _WRITE_SHARE = 0.5, 0.1, 0.1
+_PER_GPU = 6  # CPUs beside each GPU, where the cluster grows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pools:
-    """How many workers each stage has, and what one takes of the cluster. ``num_decoders`` and
-    ``num_writers``: None = as many as there is room for."""
+    """How many workers each stage has, and what one takes of the cluster. There are at least as
+    many decoders and writers as segmenters where there are so many; the others come as needed."""
 
     num_segmenters: int
     segmenter_cpus: float
     segmenter_gpus: float
     mask_threads: int
-    num_decoders: int | None
+    num_decoders: int
     decoder_cpus: float
-    num_writers: int | None
+    num_writers: int
     writer_cpus: float
 
 
@@ -98,13 +99,17 @@ def plan_pools(scale: ScaleConfig, *, cluster: Mapping[str, float], num_blocks: 
 def _beside_gpus(scale: ScaleConfig, count: int, *, spare_cpus: float) -> Pools:
     # Of few CPUs, halves: decoding and writing must both find room, or neither ends.
     each = 1.0 if spare_cpus >= 2 or scale.autoscaling else max(spare_cpus, 0.5) / 2
+    room = max(2, int(spare_cpus))
+    if scale.autoscaling:  # what the cluster may grow to
+        room = max(room, count * _PER_GPU)
+    num_writers = max(1, room // 3)  # encoding takes less than decoding, unless all is drawn on
     return Pools(
         num_segmenters=count,
         segmenter_cpus=min(1.0, scale.cpus_per_worker),
         segmenter_gpus=scale.gpus_per_worker,
         mask_threads=max(1, int(scale.cpus_per_worker) - 1),
-        num_decoders=None,
+        num_decoders=room - num_writers,
         decoder_cpus=each,
-        num_writers=None,
+        num_writers=num_writers,
         writer_cpus=each,
     )
