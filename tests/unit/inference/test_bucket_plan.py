@@ -48,6 +48,11 @@ def test_small_videos_share_a_block_and_all_workers_get_some(count: int) -> None
     assert max(map(len, dealt)) <= 16
 
 
+def test_videos_that_are_drawn_on_go_one_by_one() -> None:
+    dealt = blocks([_video(k) for k in range(40)], num_workers=2, one_by_one=True)
+    assert [len(block) for block in dealt] == [1] * 40
+
+
 def test_a_large_video_is_a_block_of_its_own() -> None:
     sizes = [1, 1, 200 << 20, 1, 40 << 20, 40 << 20]
     dealt = blocks([_video(k, size_bytes=size) for k, size in enumerate(sizes * 8)], num_workers=1)

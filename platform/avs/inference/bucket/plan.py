@@ -46,10 +46,13 @@ def rounds(videos: Iterable[Video], *, size: int = ROUND_VIDEOS) -> Iterator[lis
         yield one_round
 
 
-def blocks(videos: Sequence[Video], *, num_workers: int) -> list[list[Video]]:
-    """Videos that one call decodes: several small ones, a large one alone."""
+def blocks(
+    videos: Sequence[Video], *, num_workers: int, one_by_one: bool = False
+) -> list[list[Video]]:
+    """Videos that one call of each stage takes: several small ones, a large one alone; each alone
+    where ``one_by_one``, as what is drawn on takes seconds to minutes."""
     most = math.ceil(len(videos) / (num_workers * _BLOCKS_PER_WORKER))
-    most = min(_BLOCK_VIDEOS, max(1, most))
+    most = 1 if one_by_one else min(_BLOCK_VIDEOS, max(1, most))
     made: list[list[Video]] = []
     num_bytes = 0
     for video in videos:

@@ -22,6 +22,7 @@ from avs.inference.bucket.report import GALLERY, INDEX, REPORT, BucketReport
 from avs.inference.bucket.watch import looks
 from avs.inference.bucket.write import PARTS
 from avs.inference.config import SegmentConfig
+from avs.inference.outputs import need_video
 from avs.inference.predictor import checkpoint_hash
 from avs.inference.visible import check_objects
 from avs.lease import LEASE_NAME, Lease
@@ -180,7 +181,8 @@ class _Bucket:
     def _rows(self, todo: list[Video]) -> Iterator[dict[str, Any]]:
         if not todo:
             return
-        dealt = blocks(todo, num_workers=self._scale.num_workers)
+        drawn = need_video(self._job.outputs)
+        dealt = blocks(todo, num_workers=self._scale.num_workers, one_by_one=drawn)
         cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         pools = plan_pools(self._scale, cluster=cluster, num_blocks=len(dealt))
         yield from outcomes(dealt, self._job, pools, run=self._run)
