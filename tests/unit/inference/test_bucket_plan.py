@@ -45,7 +45,7 @@ def test_small_videos_share_a_block_and_all_workers_get_some(count: int) -> None
         f"{k:03d}.mp4" for k in range(count)
     ]
     assert len(dealt) >= min(count, 4)  # two for each worker
-    assert max(map(len, dealt)) <= 16
+    assert max(map(len, dealt)) <= 32
 
 
 def test_videos_that_are_drawn_on_go_one_by_one() -> None:
@@ -64,11 +64,8 @@ def test_a_large_video_is_a_block_of_its_own() -> None:
 def test_on_cpus_all_stages_of_all_workers_fit_at_once(cpus: int) -> None:
     pools = plan_pools(CPU, cluster={"CPU": cpus}, num_blocks=100)
     assert pools.num_segmenters == min(2, cpus)
-    taken = (
-        pools.num_segmenters * pools.segmenter_cpus
-        + pools.num_decoders * pools.decoder_cpus
-        + pools.num_writers * pools.writer_cpus
-    )
+    assert pools.num_writers == 0
+    taken = pools.num_segmenters * pools.segmenter_cpus + pools.num_decoders * pools.decoder_cpus
     assert taken <= cpus
 
 

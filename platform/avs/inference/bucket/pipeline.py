@@ -2,10 +2,12 @@
 
     work list -> decode (1 video : N parts) -> segment (1 : 1) -> write (N parts : 1 row)
 
-All are pools of actors, those of segmenters with a network each: of tasks, Ray ends the processes
-between two calls where there are more than cores, and each one started anew costs seconds. Frames
-go from decoder to segmenter through the object store, because a GPU would otherwise wait for
-decoding; masks go on as run-lengths.
+Beside GPUs writers are workers of their own, as a GPU would otherwise wait for them. Without, each
+segmenter writes: more processes on the same cores only take time. All are pools of actors, those
+of segmenters with a network each: of tasks, Ray ends the processes between two calls where there
+are more than cores, and each one started anew costs seconds. Frames go from decoder to segmenter
+through the object store, because a GPU would otherwise wait for decoding; masks go on as
+run-lengths.
 """
 
 from __future__ import annotations
@@ -41,20 +43,13 @@ def outcomes(
     then, or when two writers join a video at once, its row may come twice."""
     data: Dataset = ray.data.from_arrow([_table(block) for block in blocks])
     data.context.target_max_block_size = _MAX_BLOCK_BYTES
-    given: dict[str, Any] = {"job": job, "run": run}
-    threads = {"mask_threads": pools.mask_threads}
-    count = pools.num_segmenters
-    for stage, most, cpus, gpus, arguments in (
-        (Decode, pools.num_decoders, pools.decoder_cpus, None, given),
-        (Segment, count, pools.segmenter_cpus, pools.segmenter_gpus or None, given | threads),
-        (Write, pools.num_writers, pools.writer_cpus, None, given),
-    ):
+    for stage, most, cpus, gpus, arguments in _stages(job, pools, run):
         data = data.map_batches(
             stage,
             fn_constructor_kwargs=arguments,
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(min_size=min(count, most), max_size=most),
+            compute=ActorPoolStrategy(min_size=min(pools.num_segmenters, most), max_size=most),
             num_cpus=cpus,
             num_gpus=gpus,
         )
@@ -66,22 +61,44 @@ def outcomes(
                 yield message.row
 
 
+def _stages(
+    job: BucketJob, pools: Pools, run: JobRun
+) -> Iterator[tuple[type[_Stage], int, float, float | None, dict[str, Any]]]:
+    """Class, largest number, CPUs, GPUs and arguments of the workers of each stage."""
+    given: dict[str, Any] = {"job": job, "run": run}
+    segment_given = given | {"mask_threads": pools.mask_threads}
+    segment = Segment if pools.num_writers else SegmentAndWrite
+    count, gpus = pools.num_segmenters, pools.segmenter_gpus or None
+    yield Decode, pools.num_decoders, pools.decoder_cpus, None, given
+    yield segment, count, pools.segmenter_cpus, gpus, segment_given
+    if pools.num_writers:
+        yield Write, pools.num_writers, pools.writer_cpus, None, given
+
+
 class _Stage:
-    """Actor body."""
+    """Actor body: tables of messages in and out."""
 
     def __init__(self, job: BucketJob, run: JobRun) -> None:
         use_run(run)
         self._job = job
 
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        yield _table([])  # of a call that has nothing to tell Ray still wants the columns
+        for made in self.handle(_messages(table)):
+            yield _table([made])
+
+    def handle(self, messages: Iterable[Any]) -> Iterator[Message]:
+        """What becomes of messages; those that are none of its own go on."""
+        raise NotImplementedError
+
 
 class Decode(_Stage):
     """Of the decoders."""
 
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        for video in _messages(table):
-            assert isinstance(video, Video)
-            for made in cut_video(video, self._job):
-                yield _table([made])
+    def handle(self, messages: Iterable[Any]) -> Iterator[Message]:
+        """The parts of each video, or its row."""
+        for video in messages:
+            yield from cut_video(video, self._job)
 
 
 class Segment(_Stage):
@@ -93,25 +110,39 @@ class Segment(_Stage):
         super().__init__(job, run)
         self._segmenter = Made(WindowsSegmenter, job=job, mask_threads=mask_threads)
 
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+    def handle(self, messages: Iterable[Any]) -> Iterator[Message]:
+        """The masks of each part; parts of one call share batches."""
         cuts: list[Cut] = []
-        for message in _messages(table):
+        for message in messages:
             if isinstance(message, Cut):
                 cuts.append(message)
             else:
-                yield _table([message])
-        yield _table(self._segmenter.get()(cuts))
+                yield message
+        yield from self._segmenter.get()(cuts)
 
 
 class Write(_Stage):
     """Of the writers."""
 
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        for message in _messages(table):
+    def handle(self, messages: Iterable[Any]) -> Iterator[Message]:
+        """The rows of the videos that are over with these parts."""
+        for message in messages:
             made = write_masks(message, self._job) if isinstance(message, Masks) else message
             if made is not None:
                 _measure(made.row)
-            yield _table([] if made is None else [made])
+                yield made
+
+
+class SegmentAndWrite(Segment):
+    """Of segmenters that write, too."""
+
+    def __init__(self, job: BucketJob, run: JobRun, mask_threads: int) -> None:
+        super().__init__(job, run, mask_threads)
+        self._writer = Write(job, run)
+
+    def handle(self, messages: Iterable[Any]) -> Iterator[Message]:
+        """The rows of the videos that are over with these parts."""
+        return self._writer.handle(super().handle(messages))
 
 
 def _measure(row: dict[str, Any]) -> None:

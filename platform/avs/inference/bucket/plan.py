@@ -15,19 +15,20 @@ __all__ = ["Pools", "blocks", "plan_pools", "rounds"]
 
 # The work list of a round is in the memory of the driver; the model is loaded once a round.
 ROUND_VIDEOS = 100_000
-_BLOCK_VIDEOS = 16  # tiny files: Ray takes milliseconds for a block
+_BLOCK_VIDEOS = 32  # tiny files: Ray takes milliseconds for a block
 _BLOCK_BYTES = 64 << 20  # large ones: the next worker should not wait for them
 _BLOCKS_PER_WORKER = 4  # the last ones to finish differ by less
 # Of the CPUs of a worker that has no GPU. The system shares out the cores as they are needed; Ray
 # starts no call that its own reserves for each stage do not cover, and those are smaller than this.
-_SEGMENT_SHARE, _DECODE_SHARE, _WRITE_SHARE = 0.5, 0.1, 0.1
+_SEGMENT_SHARE, _DECODE_SHARE = 0.6, 0.1
 _PER_GPU = 6  # CPUs beside each GPU, where the cluster grows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pools:
     """How many workers each stage has, and what one takes of the cluster. There are at least as
-    many decoders and writers as segmenters where there are so many; the others come as needed."""
+    many decoders and writers as segmenters where there are so many; the others come as needed.
+    Without writers the segmenters write."""
 
     num_segmenters: int
     segmenter_cpus: float
@@ -67,7 +68,7 @@ def blocks(
 def plan_pools(scale: ScaleConfig, *, cluster: Mapping[str, float], num_blocks: int) -> Pools:
     """Pools for the resources that ``cluster`` has.
 
-    Without GPUs each of the workers of ``scale`` decodes, segments and writes in its own share.
+    Without GPUs each of the workers of ``scale`` is a decoder and a segmenter that writes, too.
     With GPUs a segmenter takes one CPU beside each, and all other CPUs decode and write.
 
     Raises:
@@ -94,8 +95,8 @@ def plan_pools(scale: ScaleConfig, *, cluster: Mapping[str, float], num_blocks: 
         mask_threads=0,
         num_decoders=count,
         decoder_cpus=scale.cpus_per_worker * _DECODE_SHARE,
-        num_writers=count,
-        writer_cpus=scale.cpus_per_worker * _WRITE_SHARE,
+        num_writers=0,
+        writer_cpus=0.0,
     )
 
 
