@@ -119,7 +119,8 @@ class MaskTrack:
         self, time_s: float, mask: np.ndarray, visible: list[VisibleObject] | None = None
     ) -> None:
         """Append the mask uint8 [h, w] of class indices at ``time_s``, and what is visible."""
-        present = [int(c) for c in np.unique(mask) if c]
+        highest = int(mask.max(initial=0))  # np.unique takes longer than the codes of the mask
+        present = [c for c in range(1, highest + 1) if (mask == c).any()]
         rles = {c: encode_rle(mask == c) for c in present}
         self.masks.append(TimedMask(time_s, rles, visible))
 

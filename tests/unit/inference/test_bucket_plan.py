@@ -46,6 +46,7 @@ def test_small_videos_share_a_block_and_all_workers_get_some(count: int) -> None
     ]
     assert len(dealt) >= min(count, 4)  # two for each worker
     assert max(map(len, dealt)) <= 32
+    assert len(dealt[-1]) <= min(8, len(dealt[0]))  # all workers end at nearly the same time
 
 
 def test_videos_that_are_drawn_on_go_one_by_one() -> None:

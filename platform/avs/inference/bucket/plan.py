@@ -16,8 +16,9 @@ __all__ = ["Pools", "blocks", "plan_pools", "rounds"]
 # The work list of a round is in the memory of the driver; the model is loaded once a round.
 ROUND_VIDEOS = 100_000
 _BLOCK_VIDEOS = 32  # tiny files: Ray takes milliseconds for a block
+_FEWEST_VIDEOS = 8  # where there are so many: they share batches
 _BLOCK_BYTES = 64 << 20  # large ones: the next worker should not wait for them
-_BLOCKS_PER_WORKER = 4  # the last ones to finish differ by less
+_BLOCKS_PER_WORKER = 4  # at least, of what is left
 # Of the CPUs of a worker that has no GPU. The system shares out the cores as they are needed; Ray
 # starts no call that its own reserves for each stage do not cover, and those are smaller than this.
 _SEGMENT_SHARE, _DECODE_SHARE = 0.6, 0.1
@@ -51,17 +52,20 @@ def blocks(
     videos: Sequence[Video], *, num_workers: int, one_by_one: bool = False
 ) -> list[list[Video]]:
     """Videos that one call of each stage takes: several small ones, a large one alone; each alone
-    where ``one_by_one``, as what is drawn on takes seconds to minutes."""
-    most = math.ceil(len(videos) / (num_workers * _BLOCKS_PER_WORKER))
-    most = 1 if one_by_one else min(_BLOCK_VIDEOS, max(1, most))
+    where ``one_by_one``, as what is drawn on takes seconds to minutes. Towards the end blocks get
+    smaller, so that all workers end at nearly the same time."""
+    most = 1 if one_by_one else _BLOCK_VIDEOS
+    least = min(_FEWEST_VIDEOS, math.ceil(len(videos) / (num_workers * _BLOCKS_PER_WORKER)))
     made: list[list[Video]] = []
-    num_bytes = 0
-    for video in videos:
+    room = num_bytes = 0
+    for index, video in enumerate(videos):
         num_bytes += video.source.size_bytes
-        if not made or len(made[-1]) == most or num_bytes > _BLOCK_BYTES:
+        if not room or num_bytes > _BLOCK_BYTES:
+            share = math.ceil((len(videos) - index) / (num_workers * _BLOCKS_PER_WORKER))
             made.append([])
-            num_bytes = video.source.size_bytes
+            room, num_bytes = min(most, max(least, share)), video.source.size_bytes
         made[-1].append(video)
+        room -= 1
     return made
 
 
