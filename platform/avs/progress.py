@@ -16,6 +16,8 @@ _BAR_CELLS = 20
 class Progress:
     """Count finished items of ``total`` and say so now and then.
 
+    The rate is that of what follows the first ones: they wait for the start of workers, too.
+
     >>> progress = Progress("prepare", total=10, unit="clips", say=lambda line: None)
     >>> progress.add(10)
     """
@@ -32,21 +34,25 @@ class Progress:
         self._name, self._total, self._unit = name, total, unit
         self._say = say or (lambda line: print(line, flush=True))
         self._every_s = every_s
-        self._start_s = self._last_s = time.monotonic()
+        self._last_s = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self.done = 0
 
     def add(self, count: int, note: str = "") -> None:
         """Count ``count`` more items; ``note`` is shown at the end of the line."""
         self.done += count
         now_s = time.monotonic()
+        self._first = self._first or (now_s, self.done)
         if self.done < self._total and now_s - self._last_s < self._every_s:
             return
         self._last_s = now_s
-        rate = self.done / max(now_s - self._start_s, 1e-9)
-        left_s = (self._total - self.done) / rate if rate else 0.0
-        line = f"{self._name}: {self.done}/{self._total} {self._unit}, {rate:.1f}/s"
-        if self.done < self._total:
-            line += f", about {left_s:.0f} s left"
+        line = f"{self._name}: {self.done}/{self._total} {self._unit}"
+        first_s, num_first = self._first
+        if now_s > first_s and self.done > num_first:
+            rate = (self.done - num_first) / (now_s - first_s)
+            line += f", {rate:.1f}/s"
+            if self.done < self._total:
+                line += f", about {duration_text((self._total - self.done) / rate)} left"
         self._say(line + (f", {note}" if note else ""))
 
 
