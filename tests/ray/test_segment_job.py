@@ -109,8 +109,10 @@ def test_each_video_has_one_folder_or_a_reason(
 
 
 def test_a_rerun_does_only_what_is_missing_or_changed(
-    tiny_checkpoint: Path, videos: Path, tmp_path: Path
+    tiny_checkpoint: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Here with writers of their own."""
+    monkeypatch.setattr(run, "plan_pools", _with_writers)
     out = tmp_path / "out"
     few = [OutputKind.RLE_JSON, OutputKind.PNG, OutputKind.THUMBNAILS]
     config = _config(tiny_checkpoint, videos, out, outputs=few)
@@ -138,13 +140,8 @@ def test_a_rerun_does_only_what_is_missing_or_changed(
     assert [row["num_masks"] for row in _rows(out) if row["status"] == "ok"] == [10, 10]
 
 
-@pytest.mark.parametrize(
-    "stages",
-    [
-        pytest.param({"Decode", "SegmentAndWrite"}, marks=pytest.mark.full),
-        {"Decode", "Segment", "Write"},
-    ],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("stages", [{"Decode", "SegmentAndWrite"}, {"Decode", "Segment", "Write"}])
 def test_killed_workers_neither_lose_nor_double_a_video(
     stages: set[str],
     tiny_checkpoint: Path,
