@@ -1,4 +1,4 @@
-"""The HTTP interface as an ASGI app, without Ray: routes and errors.
+"""The HTTP interface as an ASGI app, without Ray.
 
 It talks to a ``Backend``; the ingress deployment gives one that calls decoders and segmenters,
 tests give a made-up one. Nothing here decodes or computes, so the event loop is always free to
@@ -8,21 +8,15 @@ answer probes.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, WebSocket
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Send
-from starlette.types import Scope as AsgiScope
 
 from avs import __version__
 from avs.serving.answers import PartsResponse
@@ -32,6 +26,7 @@ from avs.serving.batches_command import BatchPlan
 from avs.serving.batches_routes import add_batches
 from avs.serving.choice import Choice
 from avs.serving.config import LimitsConfig
+from avs.serving.defects import Defects, add_error_answers
 from avs.serving.doors import Doors
 from avs.serving.guard import Guard, Limits, Places
 from avs.serving.live import LiveBackend, LiveLimits, serve_live
@@ -42,7 +37,6 @@ from avs.serving.messages import (
     Options,
     Part,
     Upload,
-    error_response,
 )
 from avs.serving.meters import Meters, timed
 from avs.serving.options import parse_options
@@ -53,7 +47,6 @@ from avs.serving.uploads import Intake
 __all__ = ["Backend", "Service", "build_app"]
 
 _SPARE_THREADS = 8
-_logger = logging.getLogger(__name__)
 
 
 class Backend(LiveBackend, Protocol):
@@ -103,7 +96,7 @@ def build_app(backend: Backend, service: Service, batches: Batches) -> FastAPI:
         max_body_bytes=service.limits.max_body_bytes,
         upload_timeout_s=service.limits.upload_timeout_s,
     )
-    app.add_middleware(_Defects)
+    app.add_middleware(Defects)
     places = Places(service.max_open_requests, meters=service.meters)
     app.state.places = places
     app.add_middleware(
@@ -115,15 +108,7 @@ def build_app(backend: Backend, service: Service, batches: Batches) -> FastAPI:
         meters=service.meters,
     )
 
-    async def on_api_error(_: Request, error: Any) -> Response:
-        service.meters.rejected(error.code)
-        error.is_counted = True
-        return error_response(error.status, error.code, error.message, error.headers)
-
-    app.add_exception_handler(ApiError, on_api_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(ClientDisconnect, _on_broken_upload)
-    app.add_exception_handler(Exception, _on_defect)
+    add_error_answers(app, service.meters)
     _add_probes(app, backend, places)
     _add_segment(app, backend, service)
     _add_models(app, backend, service)
@@ -233,46 +218,3 @@ def _add_live(app: FastAPI, backend: Backend, service: Service) -> None:
             authorise=authorise,
             models=model,
         )
-
-
-async def _on_http_error(_: Request, error: Any) -> Response:
-    """Errors of the router (404, 405) and of the form parser (400)."""
-    status = HTTPStatus(error.status_code)
-    code = status.phrase.lower().replace(" ", "_")
-    return error_response(status.value, code, str(error.detail), error.headers)
-
-
-async def _on_broken_upload(*_: Any) -> Response:
-    """No defect, and nobody is there to read it."""
-    return error_response(400, "bad_request", "the upload broke off")
-
-
-class _Defects:
-    """Answers a defect behind the guard, whose headers are on every answer.
-
-    Starlette's own handler is in front of all middleware.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        has_started = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched_send)
-        except Exception as error:
-            if has_started or scope["type"] != "http":
-                raise
-            response = await _on_defect(Request(scope), error)
-            await response(scope, receive, send)
-
-
-async def _on_defect(_: Request, error: Exception) -> Response:
-    _logger.error("request failed", exc_info=error)
-    return error_response(500, "internal", "the request failed because of a defect in the service")
