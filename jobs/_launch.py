@@ -48,13 +48,14 @@ def connect(num_cpus: int | None = None, *, has_jobs: bool = False) -> Iterator[
 
     if local:
         # Not found out by Ray, which would join whatever `ray start` noted last, dead or alive.
-        ray.init(
-            "local",
-            num_cpus=num_cpus,
-            include_dashboard=has_jobs,
-            log_to_driver=False,
-            logging_level="warning",
-        )
+        with _start_in_words():
+            ray.init(
+                "local",
+                num_cpus=num_cpus,
+                include_dashboard=has_jobs,
+                log_to_driver=False,
+                logging_level="warning",
+            )
     else:
         ray.init(log_to_driver=False, logging_level="warning")
     # Ray's own ends with code 15, and during its start with a dump.
@@ -65,6 +66,20 @@ def connect(num_cpus: int | None = None, *, has_jobs: bool = False) -> Iterator[
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _start_in_words() -> Iterator[None]:
+    """Ray has no class for a start that took too long."""
+    try:
+        yield
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise AvsError(
+            "Ray did not start in time: this machine is busy, or short of memory. Try again, or "
+            "see what its log says (/tmp/ray/session_latest/logs)."
+        ) from error
 
 
 def run(main: Callable[[], Any], schema: type[Any]) -> None:
@@ -89,7 +104,7 @@ def run(main: Callable[[], Any], schema: type[Any]) -> None:
     except OSError as error:  # a full disk, a folder that may not be written
         _stop(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from its last checkpoint", file=sys.stderr)
+        print("stopped; the same command goes on with what is missing", file=sys.stderr)
         sys.exit(130)
 
 

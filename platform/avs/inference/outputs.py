@@ -26,6 +26,7 @@ __all__ = [
     "OutputKind",
     "check_masks_per_s",
     "folder_name",
+    "is_output",
     "need_video",
     "parse_masks_per_s",
     "write_outputs",
@@ -59,11 +60,17 @@ OUTPUT_NAMES = {
     OutputKind.THUMBNAILS: "thumbnails.jpg",
     OutputKind.MATTE: "matte.mov",
 }
+_PNG = re.compile(r"png/\d+\.png")
 _VIDEO_WRITERS = {
     OutputKind.OVERLAY: draw_track,
     OutputKind.THUMBNAILS: thumbnail_track,
     OutputKind.MATTE: matte_track,
 }
+
+
+def is_output(path: str) -> bool:
+    """Whether a file of that path below a video's folder is an output of this video."""
+    return path in OUTPUT_NAMES.values() or _PNG.fullmatch(path) is not None
 
 
 def need_video(kinds: Sequence[OutputKind]) -> bool:

@@ -130,7 +130,7 @@ def check_object_uri(uri: str, *, prefixes: tuple[str, ...]) -> None:
     if any(c in "*?[]#" for c in uri):
         raise _bad("an s3:// address with * ? [ ] or # is not known: rename the object")
     if any(part in ("", ".", "..") for part in uri.removeprefix("s3://").split("/")):
-        raise _bad("it has an empty part, . or ..: write s3://BUCKET/KEY")
+        raise _bad("write s3://BUCKET/KEY, without empty parts, . and ..")
     if not uri.startswith(prefixes):
         raise _forbidden("this part of S3 is not open to the service: send the file itself")
 

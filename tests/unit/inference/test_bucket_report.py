@@ -69,7 +69,7 @@ def test_of_many_videos_the_report_has_the_failures_first(
         report.write()
         assert report.counts == {"ok": 4, "rejected": 2}
     listed = json.loads((tmp_path / REPORT).read_text())
-    assert [row["video"] for row in listed] == ["ok0.mp4", "z1.mp4", "z2.mp4"]
+    assert [row["video"] for row in listed] == ["z1.mp4", "z2.mp4", "ok0.mp4"]
     assert pq.read_table(tmp_path / INDEX).num_rows == 6
 
 

@@ -153,6 +153,22 @@ def test_a_call_that_is_repeated_gives_the_same_row_and_writes_nothing(
     assert committed(bucket, _video(folder / "short.mp4")) == first.row
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"key": "0123"}', "\x00"])
+def test_a_video_with_a_damaged_record_is_not_done(
+    bucket: BucketJob, folder: Path, text: str
+) -> None:
+    [part] = WindowsSegmenter(bucket)(_cuts(folder / "short.mp4", bucket))
+    first = write_masks(part, bucket)
+    record = Path(bucket.out) / "short.mp4" / job.COMMIT
+    record.write_text(text)
+    assert committed(bucket, _video(folder / "short.mp4")) is None
+    again = write_masks(part, bucket)
+    assert again is not None
+    assert first is not None
+    assert again.row["outputs"] == first.row["outputs"]
+    assert committed(bucket, _video(folder / "short.mp4")) == again.row
+
+
 def test_two_that_join_at_once_leave_one_whole_video(
     bucket: BucketJob, checkpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +195,11 @@ def test_what_is_left_of_another_version_neither_counts_nor_stays(
     place = Path(bucket.out) / "short.mp4"
     (place / "png").mkdir(parents=True)
     (place / "png" / "000099.png").write_bytes(b"of a longer version")
+    (place / "overlay.mp4").write_bytes(b"of other outputs")
+    inner = [place / "1.mp4", place / "png" / "000000.png.mp4"]  # videos below one of that name
+    for video in inner:
+        video.mkdir()
+        (video / "masks.json").write_text("theirs")
     (place / job.COMMIT).write_text('{"key": "other", "source": {}, "row": {}, "files": []}')
     [part] = WindowsSegmenter(bucket)(_cuts(folder / "short.mp4", bucket))
 
@@ -193,6 +214,9 @@ def test_what_is_left_of_another_version_neither_counts_nor_stays(
     assert committed(bucket, _video(folder / "short.mp4")) is None
 
     write_masks(part, bucket)
+    for video in inner:
+        assert (video / "masks.json").read_text() == "theirs"
+        shutil.rmtree(video)
     left = sorted(p.name for p in place.rglob("*") if p.is_file())
     assert left == ["000000.png", "000001.png", job.COMMIT, "masks.json"]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from avs import storage
 from avs.config import dump
-from avs.errors import AvsError, DecoderError, LeaseError
+from avs.errors import AvsError, DataError, DecoderError, LeaseError
 from avs.inference.outputs import OutputKind, folder_name
 from avs.inference.track import MaskTrack
 from avs.media.pieces import MediaWindow
@@ -126,11 +126,14 @@ def committed(job: BucketJob, video: Video) -> dict[str, Any] | None:
     uri = storage.join(folder, COMMIT)
     if not storage.exists(uri):
         return None
-    found = storage.read_json(uri)
-    if found["key"] != job.key or found["source"] != dump(video.source):
+    try:
+        found = storage.read_json(uri)
+        if found["key"] != job.key or found["source"] != dump(video.source):
+            return None
+        there = {info.path for info in storage.iter_files(folder)}
+        return dict(found["row"]) if there.issuperset(found["files"]) else None
+    except (DataError, KeyError, TypeError, ValueError):  # damaged: not done
         return None
-    there = {info.path for info in storage.iter_files(folder)}
-    return dict(found["row"]) if there.issuperset(found["files"]) else None
 
 
 def outcome_of(error: Exception, video: Video, *, stage: str) -> Outcome:

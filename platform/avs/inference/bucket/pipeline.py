@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -41,7 +42,9 @@ def outcomes(
 ) -> Iterator[dict[str, Any]]:
     """The rows of the videos as they are over. Ray repeats the calls of a worker or node that dies;
     then, or when two writers join a video at once, its row may come twice."""
-    data: Dataset = ray.data.from_arrow([_table(block) for block in blocks])
+    # Not from_arrow: it has a task look at each block, with a whole CPU, which may not be free.
+    items = [{_COLUMN: _packed(block)} for block in blocks]
+    data: Dataset = ray.data.from_items(items, override_num_blocks=len(items))
     data.context.target_max_block_size = _MAX_BLOCK_BYTES
     for stage, most, cpus, gpus, arguments in _stages(job, pools, run):
         data = data.map_batches(
@@ -96,8 +99,8 @@ class Decode(_Stage):
     """Of the decoders."""
 
     def handle(self, messages: Iterable[Any]) -> Iterator[Message]:
-        """The parts of each video, or its row."""
-        for video in messages:
+        """The parts of each video, or its row. A message of the work list is a list of videos."""
+        for video in chain.from_iterable(messages):
             yield from cut_video(video, self._job)
 
 
@@ -158,8 +161,11 @@ def _measure(row: dict[str, Any]) -> None:
 
 
 def _table(messages: Iterable[Message]) -> pa.Table:
-    data = [pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL) for message in messages]
-    return pa.table([pa.array(data, pa.large_binary())], schema=_SCHEMA)
+    return pa.table([pa.array(map(_packed, messages), pa.large_binary())], schema=_SCHEMA)
+
+
+def _packed(message: Message | list[Video]) -> bytes:
+    return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def _messages(table: pa.Table) -> Iterator[Any]:

@@ -87,7 +87,7 @@ class BucketReport:
         """Write the three files of all rows so far, each whole or not at all."""
         self._rows.flush()
         shown = self._shown()
-        listed = sorted(shown["listed"], key=lambda row: str(row["video"]))
+        listed = sorted(shown["listed"], key=lambda r: (r["status"] == "ok", str(r["video"])))
         storage.write_json(storage.join(self._out, REPORT), listed)
         cards = sorted(shown["cards"], key=lambda row: str(row["video"]))
         page = gallery(cards, [r for r in listed if r["status"] != "ok"], counts=self.counts)

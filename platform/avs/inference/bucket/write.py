@@ -29,7 +29,13 @@ from avs.inference.bucket.job import (
     committed,
     outcome_of,
 )
-from avs.inference.outputs import OUTPUT_NAMES, folder_name, need_video, write_outputs
+from avs.inference.outputs import (
+    OUTPUT_NAMES,
+    folder_name,
+    is_output,
+    need_video,
+    write_outputs,
+)
 from avs.inference.track import NO_SOUND, MaskTrack
 from avs.lease import check_owner
 from avs.media.masks import rle_area
@@ -83,8 +89,10 @@ def _commit(masks: Masks, job: BucketJob) -> dict[str, Any]:
     check_owner(job.out, job.owner)
     record = {"key": job.key, "source": dump(video.source), "row": row, "files": names}
     storage.write_json(storage.join(folder, COMMIT), record)
-    for info in storage.list_files(folder):  # of another version or checkpoint
-        if info.path not in {*names, COMMIT}:
+    # Of another version or checkpoint. A video clip.mp4/1.mp4 has its folder in that of clip.mp4.
+    kept = set(names)
+    for info in storage.list_files(folder):
+        if info.path not in kept and is_output(info.path):
             storage.remove(storage.join(folder, info.path))
     return row
 
