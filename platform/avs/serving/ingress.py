@@ -19,7 +19,7 @@ from avs.serving.app import Service, build_app
 from avs.serving.batches import Batches
 from avs.serving.batches_command import Weights
 from avs.serving.batches_ray import JobServer
-from avs.serving.calling import GONE, TRIES, call, pause, unavailable
+from avs.serving.calling import GONE, NO_ROOM, TRIES, call, pause, unavailable
 from avs.serving.guard import too_busy
 from avs.serving.messages import (
     ApiError,
@@ -41,6 +41,10 @@ __all__ = ["Ingress"]
 _CACHE_S = 1.0
 _SCRAPE_TIMEOUT_S = 5.0
 _OURS = "ray_avs_"  # those of Serve itself are a megabyte
+
+
+class _NoRoomError(Exception):
+    """A decoder cannot, where another may."""
 
 
 class Ingress:
@@ -84,6 +88,8 @@ class Ingress:
             )
             try:
                 async for part in parts:
+                    if _wants_another(part) and attempt + 1 < TRIES:
+                        raise _NoRoomError
                     if isinstance(part, bytes):
                         known, num_known = part[:num_known], max(0, num_known - len(part))
                         fresh = part[len(known) :]
@@ -99,7 +105,7 @@ class Ingress:
                 return
             except BackPressureError:
                 raise too_busy() from None
-            except GONE:
+            except (*GONE, _NoRoomError):
                 await pause(attempt)
             finally:
                 if not is_over:
@@ -178,3 +184,7 @@ def _scrape() -> str:
 
 def _is_ours(line: str) -> bool:
     return line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(_OURS)
+
+
+def _wants_another(part: Part) -> bool:
+    return isinstance(part, Refusal) and part.code == NO_ROOM

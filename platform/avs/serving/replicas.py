@@ -10,6 +10,7 @@ batches fill by themselves.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from ray.serve.handle import DeploymentHandle
 from avs import storage
 from avs.media.sandbox import Sandbox
 from avs.media.sandbox_limits import SandboxLimits
-from avs.serving.calling import TRIES, call, pause
+from avs.serving.calling import NO_ROOM, TRIES, call, pause
 from avs.serving.config import LimitsConfig
 from avs.serving.live_window import live_answer
 from avs.serving.messages import (
@@ -156,6 +157,11 @@ class Decoder:
             yield Refusal(504, "timeout", f"{upload.name} was not done within {timeout_s:g} s")
         except ApiError as error:
             yield Refusal(error.status, error.code, error.message)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _logger.error("the disk is full: %s", error)
+            yield Refusal(503, NO_ROOM, "the disk of the service is full; try again")
 
     async def live(self, request: LiveRequest) -> LiveAnswer | Refusal:
         """The mask of the newest picture of a camera."""
