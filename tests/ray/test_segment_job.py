@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
 from small_configs import TWO_WORKERS
 
 from avs import Predictor
@@ -198,6 +199,26 @@ def _runs(process: psutil.Process, stage: str) -> bool:
         return f"MapBatches({stage})" in " ".join(process.cmdline())
     except psutil.Error:  # it has ended meanwhile
         return False
+
+
+@ray.remote
+class _Holder:
+    def hold(self) -> None:
+        """What its options ask for."""
+
+
+def test_it_runs_in_what_a_service_leaves_of_a_cpu(
+    tiny_checkpoint: Path, videos: Path, tmp_path: Path
+) -> None:
+    holder = _Holder.options(num_cpus=ray.available_resources()["CPU"] - 0.5).remote()
+    ray.get(holder.hold.remote())
+    try:
+        scale = replace(TWO_WORKERS, num_workers=1, cpus_per_worker=0.5)
+        config = _config(tiny_checkpoint, videos, tmp_path / "out", scale=scale)
+        config.outputs = [OutputKind.RLE_JSON]
+        assert segment_bucket(config, say=_quiet) == BucketCounts(2, 2, num_done=0)
+    finally:
+        ray.kill(holder)
 
 
 class _EnoughError(Exception):
