@@ -52,6 +52,11 @@ class Traffic:
 
         wait_for(are_good, deadline_s=deadline_s, told=lambda: str(self.statuses))
 
+    def wait_for_requests(self, count: int) -> None:
+        """Until so many more have ended, one way or another."""
+        begun = len(self.answers)
+        wait_for(lambda: len(self.answers) >= begun + count, deadline_s=300)
+
     @property
     def statuses(self) -> dict[int, int]:
         """How many requests ended how."""

@@ -19,12 +19,11 @@ from ray.serve.exceptions import (
 from avs.serving.guard import too_busy
 from avs.serving.messages import ApiError
 
-__all__ = ["GONE", "NO_ROOM", "TRIES", "call", "pause", "unavailable"]
+__all__ = ["GONE", "TRIES", "call", "pause", "unavailable"]
 
 # The replica died, or none is there yet.
 GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 TRIES = 8
-NO_ROOM = "no_room"  # of a Refusal by a replica whose node's disk is full: others may have room
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from avs.serving.messages import ApiError, error_response
+from avs.serving.messages import NO_ROOM, ApiError, error_response
 from avs.serving.meters import Meters
 
 __all__ = ["Defects", "add_error_answers"]
@@ -73,5 +74,9 @@ class Defects:
 
 
 async def _on_defect(_: Request, error: Exception) -> Response:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of this replica's node
+        _logger.error("the disk is full: %s", error)
+        later = {"Retry-After": "30"}
+        return error_response(503, NO_ROOM, "the disk of the service is full; try again", later)
     _logger.error("request failed", exc_info=error)
     return error_response(500, "internal", "the request failed because of a defect in the service")

@@ -19,9 +19,10 @@ from avs.serving.app import Service, build_app
 from avs.serving.batches import Batches
 from avs.serving.batches_command import Weights
 from avs.serving.batches_ray import JobServer
-from avs.serving.calling import GONE, NO_ROOM, TRIES, call, pause, unavailable
+from avs.serving.calling import GONE, TRIES, call, pause, unavailable
 from avs.serving.guard import too_busy
 from avs.serving.messages import (
+    NO_ROOM,
     ApiError,
     Head,
     LiveAnswer,

@@ -19,6 +19,7 @@ from avs.inference.outputs import OutputKind
 
 __all__ = [
     "ANSWERS",
+    "NO_ROOM",
     "RETRY_AFTER_S",
     "STREAM",
     "Answer",
@@ -84,6 +85,9 @@ class Upload:
     num_bytes: int
     data: bytes | None = None
     uri: str | None = None
+
+
+NO_ROOM = "no_room"  # the disk of a replica's node is full: another one may have room
 
 
 @dataclass(frozen=True, slots=True)

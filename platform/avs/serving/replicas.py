@@ -24,10 +24,11 @@ from ray.serve.handle import DeploymentHandle
 from avs import storage
 from avs.media.sandbox import Sandbox
 from avs.media.sandbox_limits import SandboxLimits
-from avs.serving.calling import NO_ROOM, TRIES, call, pause
+from avs.serving.calling import TRIES, call, pause
 from avs.serving.config import LimitsConfig
 from avs.serving.live_window import live_answer
 from avs.serving.messages import (
+    NO_ROOM,
     ApiError,
     Head,
     LiveAnswer,

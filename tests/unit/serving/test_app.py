@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,13 @@ def test_an_error_of_the_backend_keeps_its_headers(
     response = client.post(SEGMENT, files={"file": VIDEO})
     assert error_of(response) == (503, "unavailable", "try again")
     assert response.headers["retry-after"] == "5"
+
+
+def test_a_full_disk_is_no_defect(client: TestClient, backend: FakeBackend) -> None:
+    backend.parts = (OSError(errno.ENOSPC, "No space left on device"),)
+    response = client.post(SEGMENT, files={"file": VIDEO})
+    assert code_of(response) == (503, "no_room")
+    assert response.headers["retry-after"] == "30"
 
 
 def test_a_defect_shows_nothing_of_the_inside(client: TestClient, backend: FakeBackend) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from avs.serving import ingress
-from avs.serving.calling import NO_ROOM, TRIES
+from avs.serving.calling import TRIES
 from avs.serving.ingress import Ingress
-from avs.serving.messages import Options, Part, Refusal, Upload
+from avs.serving.messages import NO_ROOM, Options, Part, Refusal, Upload
 
 FULL = Refusal(503, NO_ROOM, "the disk of the service is full; try again")
 
