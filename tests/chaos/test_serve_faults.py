@@ -81,7 +81,6 @@ def test_a_struck_service_answers_again_and_the_same(
         fault.heal(machines)
     seconds = time.monotonic() - begun_s
     assert len(traffic.bodies) == 1
-    assert fault.name != "disk" or set(traffic.statuses) <= {200, 503}
     lost = {s: n for s, n in traffic.statuses.items() if s != 200}
     outcome = (
         f"{len(traffic.answers) - before} requests, not answered by masks: {lost or 'none'}; "
